@@ -1,0 +1,2 @@
+//! Look-up and re-evaluation.
+fn main() {}

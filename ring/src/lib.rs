@@ -1,0 +1,33 @@
+//! Which server a key belongs to, who must move when that changes, and the messages that say so.
+//!
+//! Nothing here does I/O or reads a clock: the operator and the sidecar decide with these functions and act elsewhere.
+//!
+//! ```text
+//!  key ──hash──► KeyHash ──ring──► owner slot ──placement──► holder (a pod)
+//!                              │
+//!                              ├─delta──► which held keys moved
+//!                              └─claim──► may this server take the key now?
+//! ```
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`hash`] | a key's hash, keyed or not |
+//! | [`rendezvous`] | slots and their scores: the owner of a key, and its next-best |
+//! | [`delta`] | what changed between two sets of slots, applied to held keys |
+//! | [`placement`] | which pod holds which slot, with its version and its predecessors |
+//! | [`claim`] | the protocol by which a key leaves one server before it enters another |
+//! | [`settings`] | what a pool's spec tells its sidecars |
+//! | [`duration`] | durations as users write them |
+//! | [`wire`] | the JSON that operator and sidecars exchange |
+
+pub mod claim;
+pub mod delta;
+pub mod duration;
+pub mod hash;
+pub mod placement;
+pub mod rendezvous;
+pub mod settings;
+pub mod wire;
+
+pub use hash::{KeyHash, KeyHasher};
+pub use placement::{Compiled, Holder, Placement, Slot, SlotId, Version};

@@ -1,0 +1,269 @@
+//! Which pod holds which slot: the versioned value that every sidecar of a pool agrees on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::rendezvous::{MAX_WEIGHT, Rendezvous};
+use crate::settings::Settings;
+use crate::{KeyHash, KeyHasher};
+
+/// The most predecessors a placement lists. A planner that would need more waits for a move to end.
+pub const MAX_PREDECESSORS: usize = 8;
+
+/// A stable numbered place in a pool. Ids are a set, not a range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SlotId(pub u32);
+
+impl std::fmt::Display for SlotId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Orders the placements of one pool: a newer leader first, then its newer placement. Never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The leader's generation.
+    pub term: u64,
+    /// Counts placements; goes up by one with each, across terms.
+    pub epoch: u64,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "term {} epoch {}", self.term, self.epoch)
+    }
+}
+
+/// The pod that holds a slot now.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// The pod's (or the member's) name.
+    pub name: String,
+    /// The pod's UID: addresses are reused, UIDs are not.
+    pub uid: String,
+    /// Where its sidecar accepts clients and peers, `host:port`.
+    pub address: String,
+}
+
+/// A slot and its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slot {
+    /// Its number.
+    pub id: SlotId,
+    /// Its share of the keys, 1 to 64.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u8,
+    /// The pod that holds it. A slot without one owns nothing: its keys belong to their next-best slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+fn one() -> u8 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(weight: &u8) -> bool {
+    *weight == 1
+}
+
+/// Slots and how keys are given to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Table {
+    /// How keys are hashed.
+    #[serde(default)]
+    pub hasher: KeyHasher,
+    /// The slots, each id once.
+    pub slots: Vec<Slot>,
+}
+
+/// A table that was in force before, and under which keys may still be held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Predecessor {
+    /// The version under which it was in force.
+    #[serde(flatten)]
+    pub version: Version,
+    /// What it said.
+    #[serde(flatten)]
+    pub table: Table,
+}
+
+/// A pool's placement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// The pool's name, for people.
+    pub pool: String,
+    /// The pool's UID: a placement of another pool is refused, whatever its version.
+    pub pool_uid: String,
+    /// Its version.
+    #[serde(flatten)]
+    pub version: Version,
+    /// Who owns what now.
+    #[serde(flatten)]
+    pub table: Table,
+    /// Tables under which moved keys may still be held, newest first. Empty when nothing moves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub predecessors: Vec<Predecessor>,
+    /// Sidecars of the pool that hold no slot (spares, routers): they hear of drains too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Holder>,
+    /// What the pool's spec tells its sidecars.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// Why a placement was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// Two slots share an id.
+    #[error("slot {0} is listed twice; each slot id may appear once")]
+    DuplicateSlot(SlotId),
+    /// One pod holds two slots.
+    #[error("pod {0} holds more than one slot; a pod holds at most one")]
+    DuplicateHolder(String),
+    /// A weight out of range.
+    #[error("slot {0} has weight {1}; a weight is 1 to {MAX_WEIGHT}")]
+    Weight(SlotId, u8),
+    /// Too many predecessors.
+    #[error("{0} predecessors; at most {MAX_PREDECESSORS} are allowed")]
+    Predecessors(usize),
+    /// A predecessor that is not older than the placement.
+    #[error("a predecessor has {0}, which is not older than the placement's {1}")]
+    PredecessorVersion(Version, Version),
+    /// A holder's address that is not `host:port`.
+    #[error("pod {0} has the address {1:?}; write host:port")]
+    Address(String, String),
+    /// The pool's UID is empty.
+    #[error("poolUid is empty; it says which pool the placement is for")]
+    NoPool,
+}
+
+/// A checked placement, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    placement: Placement,
+    current: CompiledTable,
+    predecessors: Vec<CompiledTable>,
+}
+
+/// A table, ready to be asked.
+#[derive(Clone, Debug)]
+struct CompiledTable {
+    hasher: KeyHasher,
+    /// The slots that have a holder: the only ones that own keys.
+    held: Rendezvous,
+    holders: BTreeMap<SlotId, Holder>,
+}
+
+impl Placement {
+    /// Checks the placement and prepares it for look-ups.
+    pub fn compile(self) -> Result<Compiled, PlacementError> {
+        if self.pool_uid.is_empty() {
+            return Err(PlacementError::NoPool);
+        }
+        if self.predecessors.len() > MAX_PREDECESSORS {
+            return Err(PlacementError::Predecessors(self.predecessors.len()));
+        }
+        for predecessor in &self.predecessors {
+            if predecessor.version >= self.version {
+                return Err(PlacementError::PredecessorVersion(predecessor.version, self.version));
+            }
+        }
+        let current = CompiledTable::new(&self.table)?;
+        let predecessors = self.predecessors.iter().map(|p| CompiledTable::new(&p.table)).collect::<Result<_, _>>()?;
+        Ok(Compiled { placement: self, current, predecessors })
+    }
+}
+
+impl CompiledTable {
+    fn new(table: &Table) -> Result<Self, PlacementError> {
+        let mut ids = BTreeSet::new();
+        let mut uids = BTreeSet::new();
+        let mut holders = BTreeMap::new();
+        for slot in &table.slots {
+            if !ids.insert(slot.id) {
+                return Err(PlacementError::DuplicateSlot(slot.id));
+            }
+            if !(1..=MAX_WEIGHT).contains(&slot.weight) {
+                return Err(PlacementError::Weight(slot.id, slot.weight));
+            }
+            let Some(holder) = &slot.holder else { continue };
+            if !uids.insert(&holder.uid) {
+                return Err(PlacementError::DuplicateHolder(holder.name.clone()));
+            }
+            let port = holder.address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+                return Err(PlacementError::Address(holder.name.clone(), holder.address.clone()));
+            }
+            holders.insert(slot.id, holder.clone());
+        }
+        let held = Rendezvous::new(table.slots.iter().filter(|s| s.holder.is_some()).map(|s| (s.id, s.weight)));
+        Ok(Self { hasher: table.hasher.clone(), held, holders })
+    }
+
+    fn owner(&self, key: KeyHash) -> Option<&Holder> {
+        self.holders.get(&self.held.owner(key)?)
+    }
+}
+
+impl Compiled {
+    /// The placement as it was written.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        self.placement.version
+    }
+
+    /// The hash of a key under the current table.
+    pub fn hash(&self, key: &str) -> KeyHash {
+        self.current.hasher.hash(key.as_bytes())
+    }
+
+    /// The slots that own keys now.
+    pub fn ring(&self) -> &Rendezvous {
+        &self.current.held
+    }
+
+    /// Who holds a slot now.
+    pub fn holder(&self, slot: SlotId) -> Option<&Holder> {
+        self.current.holders.get(&slot)
+    }
+
+    /// The slot that a pod holds now.
+    pub fn slot_of(&self, uid: &str) -> Option<SlotId> {
+        self.current.holders.iter().find(|(_, holder)| holder.uid == uid).map(|(slot, _)| *slot)
+    }
+
+    /// Whether keys may still be held by previous owners.
+    pub fn moving(&self) -> bool {
+        !self.predecessors.is_empty()
+    }
+
+    /// The pods, other than its owner now, that the listed predecessors gave the key to: whom the owner must ask before
+    /// it takes the key.
+    pub fn previous_holders(&self, key: &str) -> Vec<&Holder> {
+        let hash = self.hash(key);
+        let owner = self.current.owner(hash);
+        let mut previous: Vec<&Holder> = Vec::new();
+        for table in &self.predecessors {
+            let hash = if table.hasher == self.current.hasher { hash } else { table.hasher.hash(key.as_bytes()) };
+            let Some(holder) = table.owner(hash) else { continue };
+            let known = owner.into_iter().chain(previous.iter().copied()).any(|h| h.uid == holder.uid);
+            if !known {
+                previous.push(holder);
+            }
+        }
+        previous
+    }
+}

@@ -1,0 +1,173 @@
+//! What a pool's spec tells its sidecars. It travels in the placement, so that all of them change together.
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration::GoDuration;
+
+/// The settings of a pool, as its sidecars use them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where a connection's key is read from.
+    pub key: KeySpec,
+    /// What moves at once.
+    pub unit: Unit,
+    /// What happens to a handshake whose owner cannot be reached.
+    pub owner_unreachable: OwnerUnreachable,
+    /// What a client is told before its connection is closed.
+    pub notice: Notice,
+    /// How a pod that goes away is emptied.
+    pub drain: Drain,
+    /// What one sidecar accepts.
+    pub limits: Limits,
+}
+
+/// Where a connection's key is read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KeySpec {
+    /// The sources in order: the first that yields a value wins.
+    #[cfg_attr(feature = "schema", schemars(length(max = 8)))]
+    pub from: Vec<KeySource>,
+    /// What happens to a handshake that yields no key.
+    pub missing: Missing,
+    /// What a key proves.
+    pub trust: Trust,
+}
+
+/// One place in a handshake that a key may stand in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum KeySource {
+    /// A parameter of the query string, percent-decoded.
+    Query(String),
+    /// A header's value.
+    Header(String),
+    /// A cookie's value.
+    Cookie(String),
+    /// A template of the path: `/rooms/{key}`. One segment is the key; `*` stands for any one segment.
+    Path(String),
+}
+
+/// What happens to a handshake that yields no key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Missing {
+    /// It stays where it entered.
+    #[default]
+    Spread,
+    /// It is refused with 400.
+    Reject,
+}
+
+/// What a key proves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Trust {
+    /// Nothing: it places connections only.
+    #[default]
+    Routing,
+}
+
+/// What moves at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Unit {
+    /// All connections of a key: it is never on two servers.
+    #[default]
+    Key,
+    /// One connection: a key may be on two servers while it moves.
+    Connection,
+}
+
+/// What happens to a handshake whose owner cannot be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum OwnerUnreachable {
+    /// The key's next-best slot takes it until its owner is back.
+    #[default]
+    Fallback,
+    /// It is refused with 503.
+    Reject,
+}
+
+/// What a client is told before its connection is closed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Notice {
+    /// The client's protocol.
+    pub protocol: NoticeProtocol,
+    /// The code of the close frame that the client gets: 1000 to 4999, without those that never stand in a frame.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1000, max = 4999)))]
+    pub close_code: u16,
+    /// The code of the close frame that the app gets.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1000, max = 4999)))]
+    pub app_close_code: u16,
+    /// A text message that the client gets before the close frame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 4096)))]
+    pub message: Option<String>,
+    /// The reason in the client's close frame, at most 123 bytes.
+    #[cfg_attr(feature = "schema", schemars(length(max = 123)))]
+    pub reason: String,
+}
+
+impl Default for Notice {
+    fn default() -> Self {
+        Self {
+            protocol: NoticeProtocol::WebSocket,
+            close_code: 1012,
+            app_close_code: 1001,
+            message: None,
+            reason: "moved".into(),
+        }
+    }
+}
+
+/// The client's protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum NoticeProtocol {
+    /// Plain WebSocket.
+    #[default]
+    WebSocket,
+}
+
+/// How a pod that goes away is emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Drain {
+    /// How long it may take.
+    pub timeout: GoDuration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: GoDuration::from_secs(60) }
+    }
+}
+
+/// What one sidecar accepts. 0 means no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections held at once.
+    pub connections: u32,
+    /// Handshakes passed to the app per second; those past it wait in a bounded queue.
+    pub handshakes_per_second: u32,
+    /// Connections of one key.
+    pub per_key: u32,
+    /// How long a connection may be silent both ways before it is closed. `0s` means for ever.
+    pub idle: GoDuration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 50_000, handshakes_per_second: 500, per_key: 0, idle: GoDuration::from_secs(0) }
+    }
+}

@@ -1,0 +1,203 @@
+//! The JSON that operator and sidecars exchange.
+//!
+//! | request | to | body | answer |
+//! |---|---|---|---|
+//! | `PUT /v1/placement` | control port | [`Placed`] | [`Report`] |
+//! | `PUT /v1/evictions` | control port | [`Grant`] | [`Report`] |
+//! | `GET /v1/status` | control port | - | [`Report`] |
+//! | `PUT /v1/drain` | control port | - | [`Report`] |
+//! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimAnswer`](crate::claim::ClaimAnswer) of [`Peer`] |
+//! | `PUT /.wspool/v1/draining` | a peer's client port | [`Draining`] | 204 |
+//!
+//! Errors are [`Problem`]s (RFC 9457, `application/problem+json`). Requests between peers name the sidecar they mean in
+//! the header [`header::TARGET`]: addresses are reused, UIDs are not.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Placement, SlotId, Version};
+
+/// Headers between sidecars, and from a sidecar to its app. Clients' own are stripped.
+pub mod header {
+    /// Every header of ours starts so, or with `wspool_`.
+    pub const PREFIX: &str = "wspool-";
+    /// The UID of the sidecar that a peer means.
+    pub const TARGET: &str = "wspool-target";
+    /// The UID of the sidecar that asks.
+    pub const FROM: &str = "wspool-from";
+    /// The key, percent-encoded.
+    pub const KEY: &str = "wspool-key";
+    /// Between sidecars the sender's epoch; to the app the fencing token, `term.epoch`.
+    pub const EPOCH: &str = "wspool-epoch";
+    /// Present when the sender could not reach the owner.
+    pub const FALLBACK: &str = "wspool-fallback";
+    /// In a 421: the address of the sidecar to dial instead.
+    pub const ADDRESS: &str = "wspool-address";
+    /// In a 421: the UID of the sidecar to dial instead.
+    pub const OWNER: &str = "wspool-owner";
+}
+
+/// A sidecar, as its peers address it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its pod's UID.
+    pub uid: String,
+    /// Its client port, `host:port`.
+    pub address: String,
+}
+
+/// `PUT /v1/placement`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placed {
+    /// The UID of the sidecar that is meant.
+    pub target: String,
+    /// The placement.
+    pub placement: Placement,
+}
+
+/// `PUT /v1/evictions`: permission to evict, up to a running total. Idempotent: the greatest total wins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// The UID of the sidecar that is meant.
+    pub target: String,
+    /// The version under which keys are moved.
+    #[serde(flatten)]
+    pub version: Version,
+    /// Evictions allowed since the sidecar's process began, in connections: compare [`Report::evicted`].
+    pub allow_total: u64,
+    /// How long the permission lasts, in milliseconds. It is spent evenly over this time.
+    pub ttl_ms: u64,
+    /// The slots that keys may be moved to: those whose holders have acknowledged the version.
+    pub to: Vec<SlotId>,
+}
+
+/// `POST /.wspool/v1/claims`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// The key.
+    pub key: String,
+    /// The version under which the claimant owns it.
+    #[serde(flatten)]
+    pub version: Version,
+    /// The pool's UID.
+    pub pool_uid: String,
+    /// The claimant.
+    pub claimant: Peer,
+    /// How long the answer may wait for connections that are leaving, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// `PUT /.wspool/v1/draining`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Draining {
+    /// The pool's UID.
+    pub pool_uid: String,
+    /// Who drains: its keys go to their next-best slots from now on.
+    pub uid: String,
+}
+
+/// What a sidecar says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Report {
+    /// Its pod's UID.
+    pub uid: String,
+    /// When its process began, in milliseconds since 1970: totals count from here.
+    pub started: u64,
+    /// The pool whose placement it has; empty without one.
+    pub pool_uid: String,
+    /// The version of that placement.
+    #[serde(flatten)]
+    pub version: Version,
+    /// The slot it holds under it.
+    pub slot: Option<SlotId>,
+    /// Whether it is being emptied.
+    pub draining: bool,
+    /// Seconds left until a draining sidecar gives up.
+    pub drain_seconds_left: Option<u64>,
+    /// Connections whose app is here.
+    pub connections: u64,
+    /// Connections tunnelled to another sidecar.
+    pub transit: u64,
+    /// Held keys whose owner is elsewhere.
+    pub moved_keys: u64,
+    /// Their connections, without those already leaving.
+    pub moved: u64,
+    /// The same by the slot they belong to now.
+    pub moved_to: BTreeMap<SlotId, u64>,
+    /// Connections evicted since `started`.
+    pub evicted: u64,
+    /// Connections being evicted now: begun, not yet closed.
+    pub in_flight: u64,
+    /// Connections of moved keys that arrived here since `started`.
+    pub returned: u64,
+    /// Connections ended by us since `started`, by cause.
+    pub breaks: BTreeMap<BreakCause, u64>,
+    /// How the app fares here.
+    pub app: AppHealth,
+}
+
+/// Evidence about a destination, since the sidecar's process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AppHealth {
+    /// Handshakes that the app accepted.
+    pub accepted: u64,
+    /// Dials that failed, and handshakes answered 5xx.
+    pub failed: u64,
+    /// The time of all accepted handshakes, from the dial to the 101, in milliseconds.
+    pub handshake_ms: u64,
+    /// Handshakes waiting for their turn under `limits.handshakesPerSecond`.
+    pub queued: u64,
+}
+
+/// Why we ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BreakCause {
+    /// Its key moved.
+    Move,
+    /// Its pod was drained.
+    Drain,
+    /// The sidecar it had entered at went away.
+    EntryLost,
+    /// A limit: idle time, buffers.
+    Limit,
+}
+
+impl BreakCause {
+    /// All causes.
+    pub const ALL: [Self; 4] = [Self::Move, Self::Drain, Self::EntryLost, Self::Limit];
+
+    /// Its name in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Move => "move",
+            Self::Drain => "drain",
+            Self::EntryLost => "entryLost",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+/// An error, as RFC 9457 writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// The kind of error, one word, stable.
+    pub title: String,
+    /// What was wrong, and what would be right.
+    pub detail: String,
+}
+
+impl Problem {
+    /// The content type of a problem.
+    pub const CONTENT_TYPE: &'static str = "application/problem+json";
+}
