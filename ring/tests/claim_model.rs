@@ -11,8 +11,8 @@
 //! and to deliver it later is the retry. In production, a server that stays silent counts as unreachable and the key is
 //! taken without its word; a crash or a partition allows no guarantee, so the model leaves that out, and the fallback too.
 //!
-//! Every step of a handshake uses up one of its redirects, its patience, a missing answer or a newer version, so that it
-//! cannot go round in circles: it ends if it always has a next step, and that is what is checked.
+//! That every handshake ends is checked from every state: its own steps alone bring it to an end, and few of them. The
+//! others can only take finitely many steps that change anything.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,10 +22,10 @@ use ring::placement::{Predecessor, Table};
 use ring::{Holder, Placement, Slot, SlotId, Version};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-/// How often an entry dials again after a 421.
-const REDIRECTS: u8 = 2;
-/// How many times a claimant hears `leaving` before it gives up.
-const PATIENCE: u8 = 2;
+/// How often an entry dials again after a 421, and how often a claimant hears `leaving` before it gives up.
+const BUDGET: Budget = Budget { redirects: 2, patience: 2 };
+/// More steps than one handshake needs.
+const STEPS: usize = 20;
 
 /// The property that all this is for.
 const ON_ONE_SERVER: &str = "a key is never on two servers";
@@ -100,11 +100,26 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Link {
     New,
-    Heading { to: Server, redirects: u8 },
-    Asking { at: Server, under: Known, released: BTreeSet<Server>, redirects: u8, patience: u8 },
+    Heading { to: Server, budget: Budget },
+    Asking(Ask),
     Held { at: Server },
     Leaving { at: Server },
     Over,
+}
+
+/// A handshake that waits at the owner until the previous ones have released the key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Ask {
+    at: Server,
+    under: Known,
+    released: BTreeSet<Server>,
+    budget: Budget,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Budget {
+    redirects: u8,
+    patience: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,50 +202,52 @@ impl Protocol {
             })
     }
 
+    /// The claims whose answers a handshake still waits for.
+    fn missing(&self, ask: &Ask) -> impl Iterator<Item = Claim> {
+        let Ask { at, under, released, .. } = ask;
+        let previous = self.standings[usize::from(*under)][at.index()].previous.iter();
+        let missing = previous.filter(|server| !released.contains(server));
+        missing.map(|&previous| Claim { under: *under, claimant: *at, previous })
+    }
+
     /// A handshake reaches a server, perhaps with proof.
-    fn enter(&self, state: &mut State, link: &Link, at: Server, redirects: u8, proof: Option<Known>) -> Link {
+    fn enter(&self, state: &mut State, at: Server, budget: Budget, proof: Option<Known>) -> Link {
         let standing = self.standing(state, at);
         let under = state.known[at.index()];
         let proof = if self.makes(Mistake::AdmitsWithoutProof) { Some(under) } else { proof };
         let proof = proof.map(|under| Released(self.standings[usize::from(under)][at.index()].version));
         match state.keys[at.index()].enter(standing, Arrival::Owner, proof.as_ref()) {
             Entry::Admit => Link::Held { at },
-            Entry::Redirect(to) => redirect(to, redirects),
+            Entry::Redirect(to) => budget.redirect(to),
             Entry::Nobody => Link::Over,
             Entry::Claim(peers) => {
                 state.claims.extend(peers.into_iter().map(|previous| Claim { under, claimant: at, previous }));
-                let patience = if let Link::Asking { patience, .. } = link { *patience } else { PATIENCE };
-                Link::Asking { at, under, released: BTreeSet::new(), redirects, patience }
+                Link::Asking(Ask { at, under, released: BTreeSet::new(), budget })
             }
         }
     }
 
     /// A claimant hears an answer on behalf of one of its handshakes.
-    fn hear(&self, state: &mut State, link: &Link, answer: Answer) -> Link {
-        let Link::Asking { at, under, released, redirects, patience } = link else { unreachable!("only askers hear") };
+    fn hear(&self, state: &mut State, mut ask: Ask, answer: Answer) -> Link {
         match answer.says {
-            Says::Held => redirect(answer.claim.previous, *redirects),
-            Says::Superseded(owner) => redirect(owner, *redirects),
-            Says::Leaving if !self.makes(Mistake::TakesLeavingForReleased) => match patience - 1 {
-                0 => Link::Over,
-                patience => {
-                    Link::Asking { at: *at, under: *under, released: released.clone(), redirects: *redirects, patience }
-                }
-            },
+            Says::Held => ask.budget.redirect(answer.claim.previous),
+            Says::Superseded(owner) => ask.budget.redirect(owner),
+            Says::Leaving if !self.makes(Mistake::TakesLeavingForReleased) => {
+                ask.budget.patience -= 1;
+                if ask.budget.patience == 0 { Link::Over } else { Link::Asking(ask) }
+            }
             Says::Leaving | Says::Released => {
-                let mut released = released.clone();
-                released.insert(answer.claim.previous);
-                let previous = &self.standings[usize::from(*under)][at.index()].previous;
-                if previous.iter().all(|p| released.contains(p)) || self.makes(Mistake::AsksOnlyOne) {
-                    return self.enter(state, link, *at, *redirects, Some(*under));
+                ask.released.insert(answer.claim.previous);
+                if self.missing(&ask).next().is_none() || self.makes(Mistake::AsksOnlyOne) {
+                    return self.enter(state, ask.at, ask.budget, Some(ask.under));
                 }
-                Link::Asking { at: *at, under: *under, released, redirects: *redirects, patience: *patience }
+                Link::Asking(ask)
             }
         }
     }
 
     /// A previous owner answers.
-    fn answer(&self, state: &mut State, claim: Claim) {
+    fn answer(&self, state: &mut State, claim: Claim) -> Answer {
         let standing = self.standing(state, claim.previous);
         let version = self.standings[usize::from(claim.under)][claim.claimant.index()].version;
         let key = &mut state.keys[claim.previous.index()];
@@ -243,40 +260,42 @@ impl Protocol {
         if self.makes(Mistake::ForgetsPromises) && key.connections() == 0 {
             *key = KeyState::default();
         }
-        state.answers.insert(Answer { claim, says });
+        Answer { claim, says }
     }
 
-    /// Whether a handshake that has not ended has something to wait for that will come.
-    fn has_next_step(&self, state: &State, link: &Link) -> bool {
-        match link {
-            Link::Heading { .. } => true,
-            Link::Asking { at, under, released, .. } => {
-                let previous = &self.standings[usize::from(*under)][at.index()].previous;
-                let mut missing = previous.iter().filter(|p| !released.contains(p));
-                missing.any(|&previous| state.claims.contains(&Claim { under: *under, claimant: *at, previous }))
+    /// What sidecars do after every step.
+    fn forget(&self, state: &mut State) {
+        for server in SERVERS {
+            let Standing { version, previous, .. } = self.standing(state, server);
+            let key = &mut state.keys[server.index()];
+            if !key.settle(*version, !previous.is_empty()) {
+                *key = KeyState::default();
             }
-            Link::New | Link::Held { .. } | Link::Leaving { .. } | Link::Over => true,
         }
     }
 
-    /// Where a new handshake is admitted that enters at `at` while nothing else happens; `None` when it is refused.
-    fn admits_at(&self, mut state: State, at: Server) -> Option<Server> {
-        let mut link = Link::Heading { to: at, redirects: REDIRECTS };
-        loop {
-            link = match &link {
-                Link::Heading { to, redirects } => self.enter(&mut state, &link, *to, *redirects, None),
-                Link::Asking { at, under, released, .. } => {
-                    let previous = &self.standings[usize::from(*under)][at.index()].previous;
-                    let missing = previous.iter().find(|p| !released.contains(p)).expect("asks somebody");
-                    let claim = Claim { under: *under, claimant: *at, previous: *missing };
-                    state.answers.clear();
-                    self.answer(&mut state, claim);
-                    let answer = state.answers.pop_first().expect("just answered");
-                    self.hear(&mut state, &link, answer)
+    /// How a handshake ends when nothing else happens; `None` if it does not.
+    fn end_alone(&self, mut state: State, mut link: Link) -> Option<Link> {
+        for _ in 0..STEPS {
+            link = match link {
+                Link::Heading { to, budget } => self.enter(&mut state, to, budget, None),
+                Link::Asking(ask) => {
+                    let claim = self.missing(&ask).find(|claim| state.claims.contains(claim))?;
+                    let answer = self.answer(&mut state, claim);
+                    self.hear(&mut state, ask, answer)
                 }
-                Link::Held { at } => return Some(*at),
-                Link::New | Link::Leaving { .. } | Link::Over => return None,
+                Link::New | Link::Held { .. } | Link::Leaving { .. } | Link::Over => return Some(link),
             };
+        }
+        None
+    }
+}
+
+impl Budget {
+    fn redirect(self, to: Server) -> Link {
+        match self.redirects {
+            0 => Link::Over,
+            left => Link::Heading { to, budget: Self { redirects: left - 1, ..self } },
         }
     }
 }
@@ -309,12 +328,10 @@ impl Model for Protocol {
             match link {
                 Link::New => actions.extend(SERVERS.map(|server| Action::Dial(i, server))),
                 Link::Heading { .. } => actions.push(Action::Arrive(i)),
-                Link::Asking { at, under, released, .. } => {
-                    let expected = |answer: &&Answer| {
-                        let Claim { under: asked, claimant, previous } = answer.claim;
-                        claimant == *at && asked == *under && !released.contains(&previous)
-                    };
-                    actions.extend(state.answers.iter().filter(expected).map(|answer| Action::Hear(i, *answer)));
+                Link::Asking(ask) => {
+                    let missing: Vec<Claim> = self.missing(ask).collect();
+                    let expected = state.answers.iter().filter(|answer| missing.contains(&answer.claim));
+                    actions.extend(expected.map(|answer| Action::Hear(i, *answer)));
                 }
                 Link::Held { at } => {
                     actions.push(Action::Close(i));
@@ -336,22 +353,20 @@ impl Model for Protocol {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Learn(server, known) => {
-                state.known[server.index()] = known;
-                let standing = self.standing(&state, server);
-                let (version, moving) = (standing.version, !standing.previous.is_empty());
-                let key = &mut state.keys[server.index()];
-                if !key.settle(version, moving) {
-                    *key = KeyState::default();
-                }
-            }
-            Action::Dial(i, to) => state.links[i] = Link::Heading { to, redirects: REDIRECTS },
+            Action::Learn(server, known) => state.known[server.index()] = known,
+            Action::Dial(i, to) => state.links[i] = Link::Heading { to, budget: BUDGET },
             Action::Arrive(i) => {
-                let Link::Heading { to, redirects } = last.links[i] else { return None };
-                state.links[i] = self.enter(&mut state, &last.links[i], to, redirects, None);
+                let Link::Heading { to, budget } = last.links[i] else { return None };
+                state.links[i] = self.enter(&mut state, to, budget, None);
             }
-            Action::Deliver(claim) => self.answer(&mut state, claim),
-            Action::Hear(i, answer) => state.links[i] = self.hear(&mut state, &last.links[i], answer),
+            Action::Deliver(claim) => {
+                let answer = self.answer(&mut state, claim);
+                state.answers.insert(answer);
+            }
+            Action::Hear(i, answer) => {
+                let Link::Asking(ask) = last.links[i].clone() else { return None };
+                state.links[i] = self.hear(&mut state, ask, answer);
+            }
             Action::Evict(i) => {
                 let Link::Held { at } = last.links[i] else { return None };
                 let key = &mut state.keys[at.index()];
@@ -378,6 +393,7 @@ impl Model for Protocol {
                 state.links[i] = Link::Over;
             }
         }
+        self.forget(&mut state);
         state.links.sort_unstable();
         (state != *last).then_some(state)
     }
@@ -411,13 +427,17 @@ impl Protocol {
     }
 
     fn lets_every_handshake_end(&self, state: &State) -> bool {
-        state.links.iter().all(|link| self.has_next_step(state, link))
+        state.links.iter().all(|link| self.end_alone(state.clone(), link.clone()).is_some())
     }
 
     /// With nothing left to learn and nothing leaving, no handshake runs out of redirects.
     fn admits_when_all_know(&self, state: &State) -> bool {
         let settled = !state.has(|link| matches!(link, Link::Leaving { .. })) && state.known == [self.newest(); 3];
-        !settled || SERVERS.iter().all(|server| self.admits_at(state.clone(), *server).is_some())
+        let admitted = |to| {
+            let end = self.end_alone(state.clone(), Link::Heading { to, budget: BUDGET });
+            matches!(end, Some(Link::Held { .. }))
+        };
+        !settled || SERVERS.into_iter().all(admitted)
     }
 
     fn reaches_last_owner(&self, state: &State) -> bool {
@@ -431,7 +451,7 @@ impl Protocol {
     }
 
     fn comes_back_while_leaving(&self, state: &State) -> bool {
-        state.has(|link| matches!(link, Link::Leaving { .. })) && state.has(|link| matches!(link, Link::Asking { .. }))
+        state.has(|link| matches!(link, Link::Leaving { .. })) && state.has(|link| matches!(link, Link::Asking(_)))
     }
 }
 
@@ -445,13 +465,6 @@ impl State {
 
     fn has(&self, what: impl FnMut(&Link) -> bool) -> bool {
         self.links.iter().any(what)
-    }
-}
-
-fn redirect(to: Server, redirects: u8) -> Link {
-    match redirects {
-        0 => Link::Over,
-        left => Link::Heading { to, redirects: left - 1 },
     }
 }
 
