@@ -1,0 +1,360 @@
+//! The `WebSocketPool` resource: what a user writes, and what the operator answers in its status.
+//!
+//! The types parse every field of the API, also those whose work comes later; [`check`] refuses what is wrong or not yet
+//! built. The CRD is generated from here.
+
+pub mod check;
+mod rate;
+
+use std::path::PathBuf;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use ring::duration::GoDuration;
+use ring::settings::{Drain, Limits, Missing, Notice, OwnerUnreachable, Unit};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use check::{CheckedPool, Faults};
+pub use rate::{PerMinute, Rate};
+
+/// A pool of WebSocket servers whose connections are placed by key, and moved only when their owner changes.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "wspool.dev",
+    version = "v1alpha1",
+    kind = "WebSocketPool",
+    plural = "websocketpools",
+    shortname = "wsp",
+    namespaced,
+    status = "PoolStatus",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Slots", type_ = "integer", json_path = ".status.slots"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Connections", type_ = "integer", json_path = ".status.connections"),
+    printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.epoch"),
+    printcolumn(name = "Moving", type_ = "integer", json_path = ".status.move.pending"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PoolSpec {
+    /// The workload whose pods form the pool: anything with a scale subresource. Unused by `standalone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// The app's WebSocket port in its pods. Unused by `standalone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// How many slots the pool has. When set, the operator scales the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<u32>,
+    /// Where a connection's key is read from.
+    #[serde(default)]
+    pub key: KeySpec,
+    /// How connections are spread.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// How keys are given to slots.
+    #[serde(default)]
+    pub hashing: Hashing,
+    /// What happens to a handshake whose owner cannot be reached.
+    #[serde(default)]
+    pub owner_unreachable: OwnerUnreachable,
+    /// How connections are moved.
+    #[serde(default)]
+    pub rebalance: Rebalance,
+    /// What a client is told before its connection is closed.
+    #[serde(default)]
+    pub notice: Notice,
+    /// How a pod that goes away is emptied.
+    #[serde(default)]
+    pub drain: Drain,
+    /// What one sidecar accepts.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The address book for clients that ask before they connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+    /// Sidecars without an app, behind the pool's Service.
+    #[serde(default)]
+    pub router: Router,
+    /// Scales the pool by its connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+    /// The Redis that carries messages and sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
+}
+
+impl WebSocketPool {
+    /// Reads a pool as a user has written it. An error says line, column and field.
+    pub fn from_yaml(text: &str) -> Result<Self, serde_yaml::Error> {
+        // By itself the parser takes an enum's variant from a YAML tag; Kubernetes writes it as a map with one key.
+        serde_yaml::with::singleton_map_recursive::deserialize(serde_yaml::Deserializer::from_str(text))
+    }
+}
+
+/// A workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Target {
+    /// Its API group and version, `apps/v1`.
+    #[schemars(length(max = 253))]
+    pub api_version: String,
+    /// Its kind, `Deployment`.
+    #[schemars(length(max = 63))]
+    pub kind: String,
+    /// Its name, in the pool's namespace.
+    #[schemars(length(max = 253))]
+    pub name: String,
+}
+
+/// Where a connection's key is read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KeySpec {
+    /// The sources in order: the first that yields a value wins.
+    #[schemars(length(max = 8))]
+    pub from: Vec<KeySource>,
+    /// What happens to a handshake that yields no key.
+    pub missing: Missing,
+    /// What a key proves.
+    pub trust: Trust,
+}
+
+/// One place in a handshake that a key may stand in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum KeySource {
+    /// A parameter of the query string.
+    Query(#[schemars(length(max = 256))] String),
+    /// A header's value.
+    Header(#[schemars(length(max = 256))] String),
+    /// A cookie's value.
+    Cookie(#[schemars(length(max = 256))] String),
+    /// A template of the path, `/rooms/{key}`.
+    Path(#[schemars(length(max = 256))] String),
+    /// The rest of a subprotocol that has this prefix.
+    Subprotocol(#[schemars(length(max = 256))] String),
+    /// A claim of a JSON web token.
+    Jwt(#[schemars(length(max = 256))] String),
+}
+
+/// What a key proves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Trust {
+    /// Nothing: it places connections only.
+    #[default]
+    Routing,
+    /// Who the client is: its token was checked.
+    Verified,
+    /// Who the client is: the app has confirmed it.
+    AppAsserted,
+}
+
+/// How connections are spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Strategy {
+    /// By the hash of their key.
+    #[default]
+    ConsistentHash,
+    /// To the less loaded pods.
+    LeastConnections,
+}
+
+/// How keys are given to slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Hashing {
+    /// The algorithm. All but `Rendezvous` exist to agree with a hashing ingress.
+    pub algorithm: Algorithm,
+    /// A secret that keys the hash, for keys that untrusted clients choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed_from: Option<SeedSource>,
+}
+
+/// How keys are given to slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Algorithm {
+    /// Highest random weight: moves only what must move.
+    #[default]
+    Rendezvous,
+    /// nginx's `hash $key consistent`.
+    NginxKetama,
+    /// ingress-nginx's `upstream-hash-by`.
+    IngressNginx,
+    /// Envoy's `ring_hash`.
+    EnvoyRing,
+    /// Envoy's `maglev`.
+    EnvoyMaglev,
+    /// HAProxy's `hash-type consistent`.
+    HAProxy,
+}
+
+/// Where the secret of the hash is: 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum SeedSource {
+    /// A file beside the operator.
+    File(#[schemars(with = "String", length(max = 4096))] PathBuf),
+    /// A key of a Secret.
+    SecretKeyRef(SecretKey),
+}
+
+/// A key of a Secret in the pool's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKey {
+    /// The Secret's name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// The key.
+    #[schemars(length(max = 253))]
+    pub key: String,
+}
+
+/// How connections are moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rebalance {
+    /// Whether anything moves.
+    pub mode: Mode,
+    /// What moves at once.
+    pub unit: Unit,
+    /// How long membership must stand still before a new placement.
+    pub settle: GoDuration,
+    /// Evicted connections per second in the whole pool, or a share of its connections per minute: `5%`.
+    pub rate: Rate,
+    /// The most connections evicted, not yet returned, and younger than `returnTimeout`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_in_flight: u32,
+    /// After this time an evicted connection that has not returned counts as lost.
+    pub return_timeout: GoDuration,
+    /// Percent of a cohort that must have returned after `returnTimeout`; below it evictions slow, then stop.
+    #[schemars(range(min = 0, max = 100))]
+    pub min_returned: u8,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Automatic,
+            unit: Unit::Key,
+            settle: GoDuration::from_secs(5),
+            rate: Rate::PerSecond(50),
+            max_in_flight: 200,
+            return_timeout: GoDuration::from_secs(60),
+            min_returned: 80,
+        }
+    }
+}
+
+/// Whether anything moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// What must move is moved.
+    #[default]
+    Automatic,
+    /// Nothing is placed or moved; the status says what would be.
+    DryRun,
+    /// Nothing is moved; only what a leaving or dead member makes necessary is placed.
+    Paused,
+}
+
+/// The address book for clients that ask before they connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gateway {
+    /// The path that answers, `/gateway`.
+    #[schemars(length(max = 256))]
+    pub path: String,
+    /// A slot's address, with `{slot}` in it.
+    #[schemars(length(max = 1024))]
+    pub url: String,
+}
+
+/// Sidecars without an app, behind the pool's Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Router {
+    /// How many; 0 means none.
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: u32,
+}
+
+/// Scales the pool by its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Autoscaling {
+    /// The fewest replicas.
+    #[schemars(range(min = 1, max = 1000))]
+    pub min_replicas: u32,
+    /// The most replicas.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: u32,
+    /// The connections that one pod should hold.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_per_pod: u32,
+}
+
+/// The Redis that carries messages and sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Redis {
+    /// Where its URL is.
+    pub url_from: UrlSource,
+}
+
+/// Where a URL is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UrlSource {
+    /// A key of a Secret.
+    pub secret_key_ref: SecretKey,
+}
+
+/// What the operator says of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PoolStatus {
+    /// The generation of the spec that this status is about.
+    pub observed_generation: i64,
+    /// `Ready`, `Rebalancing` and `Degraded`.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The target's replicas, for the scale subresource.
+    pub replicas: i32,
+    /// The pods' label selector, for the scale subresource.
+    pub selector: String,
+    /// Slots that have a holder.
+    pub slots: u32,
+    /// Connections held in the pool.
+    pub connections: u64,
+    /// The placement's epoch.
+    pub epoch: u64,
+    /// The move under way, or the last one.
+    #[serde(rename = "move")]
+    pub moving: MoveStatus,
+}
+
+/// How far a move is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MoveStatus {
+    /// Connections that are still to move.
+    pub pending: u64,
+    /// Connections evicted since the move began.
+    pub evicted: u64,
+    /// Of these, the ones seen at their new owner.
+    pub returned: u64,
+    /// Of these, the ones not seen there within `returnTimeout`.
+    pub lost: u64,
+    /// Evictions per second that are allowed now.
+    pub rate: u64,
+}
