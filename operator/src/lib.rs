@@ -1,3 +1,4 @@
 //! To come.
 
+pub mod planner;
 pub mod pool;
