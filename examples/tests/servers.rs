@@ -43,7 +43,7 @@ impl Server {
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let mut lines = BufReader::new(process.stdout.take().expect("stdout is piped")).lines();
         let line = timeout(PATIENCE, lines.next_line()).await.expect("a line in time").expect("readable output");
-        let line = line.expect("the server ended at once; for Node, run `make examples/node/node_modules` first");
+        let line = line.expect("the server ended at once; for Node, run `make test` once");
         let address = line.strip_prefix("server-7 listens on ").expect("the first line says where it listens");
         Self { url: format!("ws://{address}"), _process: process }
     }

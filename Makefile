@@ -1,0 +1,43 @@
+# `make help` lists the targets.
+
+CARGO ?= cargo
+NODE_MODULES := examples/node/node_modules/.package-lock.json
+CRD := crds/websocketpools.wspool.dev.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint fmt generate
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the sidecar, the operator and the examples for use
+	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-operator --package wspool-examples
+
+demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 live connections (two minutes)
+	target/release/demo
+
+# The tests of one crate start the binaries of others, which cargo does not know.
+test: $(NODE_MODULES) ## run every test
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --workspace --locked
+
+lint: ## check formatting, lints, generated files, and licences where cargo-deny is installed
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) run --quiet --locked --package wspool-operator -- crd | diff $(CRD) - \
+		|| { echo "$(CRD) is stale: run 'make generate'"; exit 1; }
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny --offline check bans licenses sources; \
+	else \
+		echo "cargo-deny is not installed: licences and banned crates were not checked"; \
+	fi
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+generate: ## write the generated files anew
+	$(CARGO) run --quiet --locked --package wspool-operator -- crd > $(CRD)
+
+$(NODE_MODULES): examples/node/package.json examples/node/package-lock.json
+	npm ci --prefix examples/node --no-audit --no-fund
+	@touch $@
