@@ -178,6 +178,7 @@ impl<P: Clone + Eq> KeyState<P> {
             self.leaving -= 1;
             self.away += 1;
         }
+        debug_assert!(self.leaving <= self.connections, "a connection that leaves ends as evicted");
     }
 
     /// Forgets what a newer placement has made true, and says whether anything is left to remember. `moving` tells

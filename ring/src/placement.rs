@@ -1,6 +1,7 @@
 //! Which pod holds which slot: the versioned value that every sidecar of a pool agrees on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -138,8 +139,8 @@ pub enum PlacementError {
     /// A predecessor that is not older than the placement.
     #[error("a predecessor has {0}, which is not older than the placement's {1}")]
     PredecessorVersion(Version, Version),
-    /// A holder's address that is not `host:port`.
-    #[error("pod {0} has the address {1:?}; write host:port")]
+    /// An address that is not `host:port`.
+    #[error("pod {0} has the address {1:?}; write host:port, or [host]:port for IPv6")]
     Address(String, String),
     /// The pool's UID is empty.
     #[error("poolUid is empty; it says which pool the placement is for")]
@@ -177,9 +178,24 @@ impl Placement {
                 return Err(PlacementError::PredecessorVersion(predecessor.version, self.version));
             }
         }
+        self.others.iter().try_for_each(Holder::check)?;
         let current = CompiledTable::new(&self.table)?;
         let predecessors = self.predecessors.iter().map(|p| CompiledTable::new(&p.table)).collect::<Result<_, _>>()?;
         Ok(Compiled { placement: self, current, predecessors })
+    }
+}
+
+impl Holder {
+    fn check(&self) -> Result<(), PlacementError> {
+        let is_name = |host: &str| {
+            !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        };
+        let right = self.address.rsplit_once(':').is_some_and(|(host, port)| {
+            let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let host_is_right = v6.map_or_else(|| is_name(host), |v6| v6.parse::<Ipv6Addr>().is_ok());
+            host_is_right && port.bytes().all(|b| b.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0)
+        });
+        if right { Ok(()) } else { Err(PlacementError::Address(self.name.clone(), self.address.clone())) }
     }
 }
 
@@ -199,10 +215,7 @@ impl CompiledTable {
             if !uids.insert(&holder.uid) {
                 return Err(PlacementError::DuplicateHolder(holder.name.clone()));
             }
-            let port = holder.address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-            if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-                return Err(PlacementError::Address(holder.name.clone(), holder.address.clone()));
-            }
+            holder.check()?;
             holders.insert(slot.id, holder.clone());
         }
         let held = Rendezvous::new(table.slots.iter().filter(|s| s.holder.is_some()).map(|s| (s.id, s.weight)));
@@ -230,7 +243,7 @@ impl Compiled {
         self.current.hasher.hash(key.as_bytes())
     }
 
-    /// The slots that own keys now.
+    /// The slots that own keys now: only those that have a holder.
     pub fn ring(&self) -> &Rendezvous {
         &self.current.held
     }

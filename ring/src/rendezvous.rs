@@ -3,6 +3,8 @@
 //! A slot that joins takes only the keys it scores highest, and one that leaves gives up only its own, so both move the
 //! minimum. A slot of weight w draws w tickets and scores the best of them, which gives it w shares of the keys.
 
+use std::hint::select_unpredictable;
+
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{KeyHash, SlotId};
@@ -18,9 +20,7 @@ pub fn ticket_seed(slot: SlotId, ticket: u32) -> u64 {
     xxh64(&bytes, 0)
 }
 
-/// Spreads the bits of a key's hash combined with a ticket's seed.
-///
-/// The constants are those of Pelle Evensen's `rrmxmx` family, as `hashing.md` fixes them for `hrw-v1`.
+/// Spreads the bits of a key's hash combined with a ticket's seed: Pelle Evensen's mixer `moremur`.
 #[inline]
 pub const fn mix(mut x: u64) -> u64 {
     x ^= x >> 27;
@@ -39,30 +39,37 @@ pub const fn score(key: KeyHash, ticket_seed: u64) -> u64 {
 /// A set of slots, ready to be asked for owners.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendezvous {
-    /// Ascending by slot, so that the first of equal scores is the lowest slot.
-    tickets: Vec<Ticket>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ticket {
-    seed: u64,
-    slot: SlotId,
+    /// The tickets' seeds, ascending by slot, so that the first of equal scores is the lowest slot.
+    seeds: Vec<u64>,
+    /// Whose ticket each of them is.
+    slots: Vec<SlotId>,
+    /// Where a slot's tickets begin: a hash table with open addressing, at most half full, in which dense ids never
+    /// collide. Empty when there is no slot.
+    begins: Vec<Option<u32>>,
 }
 
 impl Rendezvous {
     /// Builds the set from slots and weights; a slot named twice counts once.
     pub fn new(slots: impl IntoIterator<Item = (SlotId, u8)>) -> Self {
-        let mut slots: Vec<_> = slots.into_iter().collect();
-        slots.sort_unstable();
-        slots.dedup_by_key(|(slot, _)| *slot);
-        let tickets = slots
-            .into_iter()
-            .flat_map(|(slot, weight)| {
-                (0..u32::from(weight.clamp(1, MAX_WEIGHT)))
-                    .map(move |ticket| Ticket { seed: ticket_seed(slot, ticket), slot })
-            })
-            .collect();
-        Self { tickets }
+        let mut wanted: Vec<_> = slots.into_iter().collect();
+        wanted.sort_unstable();
+        wanted.dedup_by_key(|(slot, _)| *slot);
+        let cells = if wanted.is_empty() { 0 } else { (2 * wanted.len()).next_power_of_two() };
+        let mut set = Self { begins: vec![None; cells], ..Self::default() };
+        for (slot, weight) in wanted {
+            let cell = set.cell(slot);
+            set.begins[cell] = Some(u32::try_from(set.seeds.len()).expect("fewer than 2^32 tickets"));
+            for ticket in 0..u32::from(weight.clamp(1, MAX_WEIGHT)) {
+                set.seeds.push(ticket_seed(slot, ticket));
+                set.slots.push(slot);
+            }
+        }
+        set
+    }
+
+    /// Whether there is no slot at all.
+    pub fn is_empty(&self) -> bool {
+        self.seeds.is_empty()
     }
 
     /// The slot that owns the key: `None` only when there is no slot at all.
@@ -71,36 +78,42 @@ impl Rendezvous {
         self.best(key).map(|(slot, _)| slot)
     }
 
-    /// The owner and its score.
+    /// The owner with its score.
     #[inline]
-    pub fn best(&self, key: KeyHash) -> Option<(SlotId, u64)> {
-        let (first, rest) = self.tickets.split_first()?;
-        let mut best = (first.slot, score(key, first.seed));
-        for ticket in rest {
-            let score = score(key, ticket.seed);
-            if score > best.1 {
-                best = (ticket.slot, score);
-            }
+    pub(crate) fn best(&self, key: KeyHash) -> Option<(SlotId, u64)> {
+        let (first, rest) = self.seeds.split_first()?;
+        let mut best = score(key, *first);
+        let mut winner = 0;
+        for (ticket, seed) in (1..).zip(rest) {
+            let score = score(key, *seed);
+            // A branch would be mispredicted about ln(n) times a key, which costs more than all the scores.
+            let wins = score > best;
+            best = select_unpredictable(wins, score, best);
+            winner = select_unpredictable(wins, ticket, winner);
         }
-        Some(best)
+        Some((self.slots[winner], best))
     }
 
     /// The score that one slot gives a key, if it is in the set.
     #[inline]
     pub fn score_of(&self, key: KeyHash, slot: SlotId) -> Option<u64> {
-        let first = self.tickets.partition_point(|ticket| ticket.slot < slot);
-        let own = self.tickets[first..].iter().take_while(|ticket| ticket.slot == slot);
-        own.map(|ticket| score(key, ticket.seed)).max()
+        self.seeds_of(slot).iter().map(|seed| score(key, *seed)).max()
+    }
+
+    /// The weight of a slot: 0 when it is not in the set.
+    #[inline]
+    pub fn weight(&self, slot: SlotId) -> u8 {
+        u8::try_from(self.seeds_of(slot).len()).expect("at most MAX_WEIGHT tickets a slot")
     }
 
     /// All slots, best first: where a key goes when its owner cannot be reached.
     pub fn ranked(&self, key: KeyHash) -> Vec<SlotId> {
-        let mut scored: Vec<(u64, SlotId)> = Vec::with_capacity(self.tickets.len());
-        for ticket in &self.tickets {
-            let score = score(key, ticket.seed);
+        let mut scored: Vec<(u64, SlotId)> = Vec::with_capacity(self.seeds.len());
+        for (seed, slot) in self.seeds.iter().zip(&self.slots) {
+            let score = score(key, *seed);
             match scored.last_mut() {
-                Some((best, slot)) if *slot == ticket.slot => *best = (*best).max(score),
-                _ => scored.push((score, ticket.slot)),
+                Some((best, last)) if last == slot => *best = (*best).max(score),
+                _ => scored.push((score, *slot)),
             }
         }
         scored.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -109,9 +122,26 @@ impl Rendezvous {
 
     /// The slots with their weights, ascending.
     pub fn slots(&self) -> impl Iterator<Item = (SlotId, u8)> + '_ {
-        self.tickets.chunk_by(|a, b| a.slot == b.slot).map(|tickets| {
-            let weight = u8::try_from(tickets.len()).expect("at most MAX_WEIGHT tickets a slot");
-            (tickets[0].slot, weight)
-        })
+        self.slots.chunk_by(|a, b| a == b).map(|tickets| (tickets[0], self.weight(tickets[0])))
+    }
+
+    #[inline]
+    fn seeds_of(&self, slot: SlotId) -> &[u64] {
+        let begin = if self.begins.is_empty() { None } else { self.begins[self.cell(slot)] };
+        let Some(begin) = begin else { return &[] };
+        let begin = begin as usize;
+        let weight = self.slots[begin..].iter().take_while(|owner| **owner == slot).count();
+        &self.seeds[begin..begin + weight]
+    }
+
+    /// The cell that names a slot, or the empty one where it would go.
+    #[inline]
+    fn cell(&self, slot: SlotId) -> usize {
+        let mask = self.begins.len() - 1;
+        let mut cell = slot.0 as usize & mask;
+        while self.begins[cell].is_some_and(|begin| self.slots[begin as usize] != slot) {
+            cell = (cell + 1) & mask;
+        }
+        cell
     }
 }
