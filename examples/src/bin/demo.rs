@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use wspool_examples::demo::acts::{Plan, play};
+use wspool_examples::demo::process::Launcher;
 use wspool_examples::demo::screen::Screen;
 use wspool_examples::demo::{Error, process};
 
@@ -63,7 +64,9 @@ fn main() -> ExitCode {
 /// Plays the demo and prints its last lines. Says whether every act showed what it should.
 fn demo(plan: Plan) -> Result<bool, Error> {
     process::raise_open_files(plan.connections)?;
+    let own = std::env::current_exe().map_err(Error::io("looking for the demo's own binary"))?;
     let folder = tempfile::tempdir().map_err(Error::io("making a folder"))?;
+    let launcher = Launcher::new(own, folder.path().to_owned());
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::io("starting the runtime"))?;
     let screen = Screen::new();
@@ -71,7 +74,7 @@ fn demo(plan: Plan) -> Result<bool, Error> {
     // On this thread, and not spawned: the processes die with the thread that started them.
     let played = runtime.block_on(async {
         tokio::select! {
-            played = timeout(LIMIT, play(plan, folder.path(), &screen, &mut outcomes)) => {
+            played = timeout(LIMIT, play(plan, launcher, folder.path(), &screen, &mut outcomes)) => {
                 played.unwrap_or(Err(Error::Limit(LIMIT)))
             }
             () = screen.run() => Ok(()),

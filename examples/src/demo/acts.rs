@@ -61,10 +61,15 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Plays all acts. `folder` is for the demo's files and the logs of its processes. Outcomes are handed to `outcomes` as
-/// they come, so that those before a failure are not lost.
-pub async fn play(plan: Plan, folder: &Path, screen: &Screen, outcomes: &mut Vec<Outcome>) -> Result<(), Error> {
-    let launcher = Launcher::new(folder.to_owned())?;
+/// Plays all acts. `folder` is for the demo's files. Outcomes are handed to `outcomes` as they come, so that those before
+/// a failure are not lost.
+pub async fn play(
+    plan: Plan,
+    launcher: Launcher,
+    folder: &Path,
+    screen: &Screen,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), Error> {
     let mut stage = Stage::open(plan, launcher.clone(), folder, screen).await?;
     let mut told = |outcome: Outcome| {
         screen.say(&outcome.to_string());
@@ -79,8 +84,8 @@ pub async fn play(plan: Plan, folder: &Path, screen: &Screen, outcomes: &mut Vec
     told(Outcome::Act(stage.join_before_the_kill().await?));
     told(Outcome::Act(stage.kill().await?));
     stage.close().await?;
-    told(Outcome::Comparison(compare(plan, Instead::DropAll, &launcher, screen).await?));
-    told(Outcome::Comparison(compare(plan, Instead::RoundRobin, &launcher, screen).await?));
+    told(Outcome::Comparison(compare(plan.connections, Instead::DropAll, &launcher, screen).await?));
+    told(Outcome::Comparison(compare(plan.connections, Instead::RoundRobin, &launcher, screen).await?));
     screen.end();
     Ok(())
 }
@@ -248,8 +253,8 @@ impl<'a> Stage<'a> {
 }
 
 /// What balances in a comparison.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Instead {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instead {
     /// Every connection is dropped when the list of servers changes.
     DropAll,
     /// Only new connections are balanced.
@@ -257,13 +262,18 @@ enum Instead {
 }
 
 /// The first act again, behind a plain balancer and without wspool.
-async fn compare(plan: Plan, instead: Instead, launcher: &Launcher, screen: &Screen) -> Result<Comparison, Error> {
+pub async fn compare(
+    clients: usize,
+    instead: Instead,
+    launcher: &Launcher,
+    screen: &Screen,
+) -> Result<Comparison, Error> {
     let mut ports = Ports::new();
     let (first, second, entry) = (ports.free()?, ports.free()?, ports.free()?);
     let mut servers =
         [start_chat_server(launcher, "server-1", first)?, start_chat_server(launcher, "server-2", second)?];
     let balancer = Balancer::start(entry, first).await?;
-    let crowd = Crowd::enter(plan.connections, balancer.entry);
+    let crowd = Crowd::enter(clients, balancer.entry);
     let mark = crowd.ledger.mark();
     let (act, heading, story) = match instead {
         Instead::DropAll => (
@@ -285,7 +295,7 @@ async fn compare(plan: Plan, instead: Instead, launcher: &Launcher, screen: &Scr
     balancer.add(second);
     if instead == Instead::DropAll {
         balancer.drop_all();
-        until_connected(&crowd, &mark, &mut servers, plan.connections).await?;
+        until_connected(&crowd, &mark, &mut servers, clients).await?;
     }
     sleep(AFTERMATH).await;
     let events = crowd.ledger.since(&mark);

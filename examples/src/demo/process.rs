@@ -39,10 +39,9 @@ pub struct Process {
 }
 
 impl Launcher {
-    /// Finds the programs beside the demo's own binary; logs go to an existing folder.
-    pub fn new(logs: PathBuf) -> Result<Self, Error> {
-        let demo = std::env::current_exe().map_err(Error::io("looking for the demo's own binary"))?;
-        Ok(Self { demo, logs })
+    /// Programs are found beside the demo's binary; logs go to an existing folder.
+    pub fn new(demo: PathBuf, logs: PathBuf) -> Self {
+        Self { demo, logs }
     }
 
     /// Starts a program. Must be called on the main thread: the kernel's promise is bound to the thread that forks.
