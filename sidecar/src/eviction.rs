@@ -118,7 +118,7 @@ pub fn cut(since: Instant, now: Instant) -> Cut {
 
 /// The next time at which something changes by itself.
 fn wake(since: Instant, now: Instant, facts: &Facts) -> Instant {
-    let quiet = (facts.quiet < QUIET).then(|| now + (QUIET - facts.quiet));
+    let quiet = QUIET.checked_sub(facts.quiet).map(|left| now + left);
     let times = [quiet, Some(since + BUSY), Some(since + LAST_CALL), Some(since + DEADLINE)];
     times.into_iter().flatten().filter(|time| *time > now).min().unwrap_or(now)
 }

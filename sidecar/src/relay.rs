@@ -22,8 +22,8 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-pub use self::link::Link;
 use self::link::Command;
+pub use self::link::Link;
 use self::parting::Farewell;
 use self::way::{Until, Way};
 use crate::eviction::{self, Facts, Step};
