@@ -20,6 +20,19 @@ pub struct Settings {
     pub drain: Drain,
     /// What one sidecar accepts.
     pub limits: Limits,
+    /// Connections per second that a draining sidecar may evict by itself while the operator is silent.
+    pub rate: Rate,
+}
+
+/// See [`Settings::rate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rate(pub u32);
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self(50)
+    }
 }
 
 /// Where a connection's key is read from.

@@ -1,1 +1,53 @@
-//! To come.
+//! The proxy beside each server: it places connections, and moves them when their owner changes.
+//!
+//! ```text
+//!  client ──► server ──► head ──► origin, key ──► admission ──► app here      ──► relay ⇄ app
+//!                │                                   │  ▲          or peer    ──► relay ⇄ peer's client port
+//!                └──► plain (hyper)                  ▼  │
+//!                                              registry: view + keys + connections
+//!                                                    ▲  ▲
+//!  operator ──► control ──► placements, grants ──────┘  └── evictor ◄── drain
+//! ```
+//!
+//! Connections run on single-threaded runtimes ([`server`]); the operator's port, metrics and evictions on a thread of
+//! their own, so that a busy data path never delays a grant and the other way round. Both meet in the [`registry`].
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`cli`] | the command line and the checked configuration |
+//! | [`process`], [`sidecar`] | threads, ports and signals; what everything in the process shares |
+//! | [`server`], [`upgrade`], [`plain`] | the client port: connections, WebSocket handshakes, everything else |
+//! | [`head`], [`key`], [`response`], [`origin`] | what is read off requests and answers |
+//! | [`admission`], [`registry`], [`view`] | whose a key is, and who holds it |
+//! | [`relay`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
+//! | [`grants`], [`drain`], [`evictor`] | when connections must leave, and how fast |
+//! | [`handshakes`], [`idle`] | limits |
+//! | [`peers`] | other sidecars |
+//! | [`control`], [`placements`], [`metrics`] | the operator's side |
+
+pub mod admission;
+pub mod cli;
+pub mod clock;
+pub mod control;
+pub mod drain;
+pub mod eviction;
+pub mod evictor;
+pub mod frame;
+pub mod grants;
+pub mod handshakes;
+pub mod head;
+pub mod idle;
+pub mod key;
+pub mod metrics;
+pub mod origin;
+pub mod peers;
+pub mod placements;
+pub mod plain;
+pub mod process;
+pub mod registry;
+pub mod relay;
+pub mod response;
+pub mod server;
+pub mod sidecar;
+pub mod upgrade;
+pub mod view;

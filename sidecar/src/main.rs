@@ -1,2 +1,24 @@
-//! To come.
-fn main() {}
+//! Wires the sidecar together.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sidecar::cli::Args;
+use sidecar::process;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WSPOOL_LOG").unwrap_or_else(|_| "info".into()))
+        .init();
+    match Args::parse().check().map_err(process::Error::from).and_then(process::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -15,6 +15,8 @@ use crate::server;
 
 /// The largest head of an answer, with the interim ones before it, in bytes.
 const MAX_BYTES: usize = 16 * 1024;
+/// The largest body that [`collect`] reads, in bytes.
+const MAX_COLLECTED: usize = 1024 * 1024;
 /// How long either side of an answer's body may stand still.
 const STALL: Duration = Duration::from_secs(60);
 
@@ -42,6 +44,9 @@ pub enum ResponseError {
     /// Its chunks cannot be told apart.
     #[error("the chunks of the app's answer are malformed")]
     Chunks,
+    /// The body is larger than can be kept.
+    #[error("the body of the app's answer is larger than {MAX_COLLECTED} bytes")]
+    BodyTooLarge,
     /// A side stood still for too long.
     #[error("the answer's body stood still for {STALL:?}")]
     Stalled,
@@ -189,6 +194,31 @@ pub async fn relay_response(
     }
     server::answer_and_close(client, &[]).await;
     Ok(())
+}
+
+/// Reads an answer whole, for a connection on which hyper writes: its head as the client would get it, and its body
+/// without any framing.
+pub async fn collect(head: ResponseHead, app: &mut TcpStream) -> Result<(Vec<u8>, Vec<u8>), ResponseError> {
+    let mut framing = head.framing()?;
+    let chunked = matches!(framing, Framing::Chunked(_));
+    let mut body = head.raw.rest().to_vec();
+    body.truncate(framing.take(&body)?);
+    while !framing.ended() {
+        let seen = body.len();
+        if seen > MAX_COLLECTED {
+            return Err(ResponseError::BodyTooLarge);
+        }
+        body.reserve(MAX_BYTES);
+        if in_time(tokio::io::AsyncReadExt::read_buf(app, &mut body)).await? == 0 {
+            match framing {
+                Framing::UntilClose => break,
+                _ => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            }
+        }
+        let taken = framing.take(&body[seen..])?;
+        body.truncate(seen + taken);
+    }
+    Ok((head.for_client_last(), if chunked { body::unchunk(&body) } else { body }))
 }
 
 async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> Result<T, ResponseError> {

@@ -99,6 +99,20 @@ impl Chunks {
     }
 }
 
+/// The data in a whole chunked body, which [`Framing::take`] has found to be well-formed.
+pub(super) fn unchunk(mut body: &[u8]) -> Vec<u8> {
+    let mut data = Vec::with_capacity(body.len());
+    while let Some(end) = body.windows(2).position(|two| two == b"\r\n") {
+        let digits = body[..end].split(|byte| !byte.is_ascii_hexdigit()).next().unwrap_or_default();
+        let size = std::str::from_utf8(digits).ok().and_then(|digits| usize::from_str_radix(digits, 16).ok());
+        let chunk = size.filter(|size| *size > 0).and_then(|size| body.get(end + 2..end + 2 + size));
+        let Some(chunk) = chunk else { break };
+        data.extend_from_slice(chunk);
+        body = body.get(end + 2 + chunk.len() + 2..).unwrap_or_default();
+    }
+    data
+}
+
 fn clamp(left: u64, available: usize) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(available)
 }

@@ -1,0 +1,256 @@
+//! Whether a handshake goes to the app here, to a peer, or nowhere.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use rand::seq::IndexedRandom as _;
+use ring::claim::{Arrival, ClaimAnswer, Released};
+use ring::wire::{Claim, Peer};
+
+use crate::peers::LEAVING_WAIT;
+use crate::registry::{Admission, ConnectionId, Seat};
+use crate::relay::Link;
+use crate::sidecar::Sidecar;
+use crate::view::View;
+
+/// How long to wait for a placement that a peer has and this sidecar has not: the operator tells all of them at once.
+pub const PLACEMENT_WAIT: Duration = Duration::from_millis(50);
+
+/// The outcome of an admission.
+#[derive(Debug)]
+pub enum Decision {
+    /// To the app here.
+    Here(Place),
+    /// To this peer.
+    There(Peer),
+    /// To nobody.
+    Refused(Refusal),
+}
+
+/// A place at the app here, for a connection that is being set up. Given back when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    sidecar: Arc<Sidecar>,
+    /// `None` for a connection without a key, and once registered.
+    seat: Option<Seat>,
+}
+
+/// Why a handshake was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No slot has a holder.
+    #[error("no server is ready in this pool")]
+    NoHolder,
+    /// The key's previous owner did not let go of it in time.
+    #[error("this key is moving; try again in a moment")]
+    StillLeaving,
+    /// `limits.perKey`.
+    #[error("this key has as many connections as limits.perKey allows")]
+    KeyFull,
+    /// `limits.connections`.
+    #[error("this server has as many connections as limits.connections allows")]
+    Full,
+    /// `limits.handshakesPerSecond`.
+    #[error("too many handshakes wait for their turn; try again in a moment")]
+    QueueFull,
+    /// `ownerUnreachable: Reject`, or nobody could be reached.
+    #[error("the server of this key cannot be reached; try again in a moment")]
+    Unreachable,
+    /// `key.missing: Reject`.
+    #[error("this pool needs a key in the handshake, and none of its sources (key.from) has one")]
+    KeyMissing,
+}
+
+impl Refusal {
+    /// The status to answer with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::KeyMissing => StatusCode::BAD_REQUEST,
+            Self::KeyFull => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NoHolder => "no_holder",
+            Self::StillLeaving => "still_leaving",
+            Self::KeyFull => "key_full",
+            Self::Full => "full",
+            Self::QueueFull => "queue_full",
+            Self::Unreachable => "unreachable",
+            Self::KeyMissing => "key_missing",
+        }
+    }
+}
+
+impl Place {
+    /// A place for a connection without a key.
+    pub fn keyless(sidecar: &Arc<Sidecar>) -> Self {
+        Self { sidecar: Arc::clone(sidecar), seat: None }
+    }
+
+    /// The app has accepted: the connection is held from now on.
+    pub fn register(mut self, link: Arc<Link>) -> ConnectionId {
+        let mut registry = self.sidecar.registry();
+        match self.seat.take() {
+            Some(seat) => registry.register(&seat, link),
+            None => registry.register_keyless(link),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            self.sidecar.registry().vacate(&seat);
+            self.sidecar.released.notify_waiters();
+        }
+    }
+}
+
+/// Decides about a handshake that yielded a key.
+pub async fn admit(sidecar: &Arc<Sidecar>, key: &str, arrival: Arrival) -> Decision {
+    let deadline = Instant::now() + LEAVING_WAIT;
+    let mut proof = None;
+    loop {
+        let (admission, view) = {
+            let mut registry = sidecar.registry();
+            let admission = match registry.enter(key, arrival, proof.as_ref()) {
+                Admission::Unplaced => Admission::Seated(registry.seat_unplaced(key)),
+                other => other,
+            };
+            (admission, Arc::clone(registry.view()))
+        };
+        let previous = match admission {
+            Admission::Seated(seat) => {
+                return Decision::Here(Place { sidecar: Arc::clone(sidecar), seat: Some(seat) });
+            }
+            Admission::Redirect(owner) => return Decision::There(owner),
+            Admission::Nobody | Admission::Unplaced => return Decision::Refused(Refusal::NoHolder),
+            Admission::KeyFull => return Decision::Refused(Refusal::KeyFull),
+            Admission::Claim(previous) => previous,
+        };
+        match claim_from_all(sidecar, &view, key, &previous, deadline).await {
+            Claimed::Released(version) => proof = Some(version),
+            Claimed::At(peer) if peer.uid != view.me.uid => return Decision::There(peer),
+            // Somebody knows a newer placement, under which the key is ours: it is on its way here.
+            Claimed::At(_) => tokio::time::sleep(PLACEMENT_WAIT).await,
+            Claimed::StillLeaving => return Decision::Refused(Refusal::StillLeaving),
+        }
+        if Instant::now() > deadline {
+            return Decision::Refused(Refusal::StillLeaving);
+        }
+    }
+}
+
+/// Where a connection without a key goes: here, or from a router or a draining sidecar to any holder that can be
+/// reached.
+pub fn spread(sidecar: &Arc<Sidecar>, view: &View) -> Decision {
+    let leaving = view.draining.contains(&view.me.uid);
+    if !sidecar.config.is_router() && !leaving {
+        return Decision::Here(Place::keyless(sidecar));
+    }
+    let Some(placement) = &view.placement else { return Decision::Refused(Refusal::NoHolder) };
+    let holders = placement.ring().slots().filter_map(|(slot, _)| placement.holder(slot)).map(crate::view::peer);
+    let able: Vec<Peer> = holders
+        .filter(|peer| !view.draining.contains(&peer.uid) && !sidecar.peers.is_suspect(&peer.uid))
+        .filter(|peer| peer.uid != view.me.uid)
+        .collect();
+    match able.choose(&mut rand::rng()) {
+        Some(peer) => Decision::There(peer.clone()),
+        None => Decision::Refused(Refusal::NoHolder),
+    }
+}
+
+enum Claimed {
+    /// By all of them.
+    Released(Released),
+    /// The key is there.
+    At(Peer),
+    /// Somebody's last connections took too long to leave.
+    StillLeaving,
+}
+
+async fn claim_from_all(
+    sidecar: &Arc<Sidecar>,
+    view: &View,
+    key: &str,
+    previous: &[Peer],
+    deadline: Instant,
+) -> Claimed {
+    let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, view, key, peer, deadline))).await;
+    let mut away = 0;
+    let mut outcome = Claimed::Released(Released(view.version()));
+    for (peer, answer) in previous.iter().zip(answers) {
+        match answer {
+            ClaimAnswer::Released { away: evicted } => away += evicted,
+            ClaimAnswer::Held => outcome = Claimed::At(peer.clone()),
+            ClaimAnswer::Superseded { owner } => outcome = Claimed::At(owner),
+            ClaimAnswer::Leaving if !matches!(outcome, Claimed::At(_)) => outcome = Claimed::StillLeaving,
+            ClaimAnswer::Leaving => {}
+        }
+    }
+    sidecar.registry().expect(key, away);
+    outcome
+}
+
+/// Claims a key from one previous owner, and waits while its last connections leave. One that cannot be reached counts
+/// as having released: a crash allows no guarantee, and its clients need a server.
+async fn claim_from(
+    sidecar: &Arc<Sidecar>,
+    view: &View,
+    key: &str,
+    peer: &Peer,
+    deadline: Instant,
+) -> ClaimAnswer<Peer> {
+    let mut claim = Claim {
+        key: key.to_owned(),
+        version: view.version(),
+        pool_uid: view.pool_uid().to_owned(),
+        claimant: view.me.clone(),
+        wait_ms: 0,
+    };
+    loop {
+        match sidecar.peers.claim(peer, &claim).await {
+            Ok(ClaimAnswer::Leaving) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left < Duration::from_millis(1) {
+                    return ClaimAnswer::Leaving;
+                }
+                claim.wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            }
+            Ok(answer) => return answer,
+            Err(error) => {
+                tracing::debug!(peer = %peer.address, %error, "a previous owner gave no answer: its keys are taken");
+                sidecar.metrics.claims_unanswered.inc();
+                return ClaimAnswer::Released { away: 0 };
+            }
+        }
+    }
+}
+
+/// Answers a peer's claim, after a wait if its last connections are leaving. `None` when it is for another pool.
+pub async fn answer_claim(sidecar: &Arc<Sidecar>, claim: &Claim) -> Option<ClaimAnswer<Peer>> {
+    let deadline = Instant::now() + Duration::from_millis(claim.wait_ms).min(LEAVING_WAIT);
+    loop {
+        let released = sidecar.released.notified();
+        tokio::pin!(released);
+        released.as_mut().enable();
+        let answer = {
+            let mut registry = sidecar.registry();
+            if registry.view().pool_uid() != claim.pool_uid {
+                return None;
+            }
+            registry.claim(claim)?
+        };
+        if answer != ClaimAnswer::Leaving || Instant::now() >= deadline {
+            return Some(answer);
+        }
+        // Whether it was released or the time is up, the key is looked at once more.
+        let _ = tokio::time::timeout_at(deadline.into(), released).await;
+    }
+}

@@ -1,0 +1,236 @@
+//! The command line, and the configuration that is checked before any port is bound.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use ring::settings::Settings;
+use serde::Deserialize;
+
+use crate::key;
+
+/// The sidecar of wspool: a WebSocket and HTTP proxy beside one server, which places connections by key and moves them
+/// when their owner changes.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "wspool-sidecar", version)]
+pub struct Args {
+    /// Where clients and peers connect.
+    #[arg(long, env = "WSPOOL_LISTEN", default_value = "0.0.0.0:7480", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// The app. Required unless the role is router.
+    #[arg(long, env = "WSPOOL_UPSTREAM", value_name = "HOST:PORT")]
+    pub upstream: Option<String>,
+    /// The control port, for the operator. Without it there is none. Loopback only.
+    #[arg(long, env = "WSPOOL_CONTROL", value_name = "HOST:PORT")]
+    pub control: Option<String>,
+    /// Metrics and health. Without it there is no such port.
+    #[arg(long, env = "WSPOOL_METRICS", value_name = "HOST:PORT")]
+    pub metrics: Option<String>,
+    /// A sidecar beside an app, or a router: one without an app, which hands every connection to its owner.
+    #[arg(long, env = "WSPOOL_ROLE", value_enum, default_value_t = Role::Sidecar)]
+    pub role: Role,
+    /// Settings in force until a placement brings the pool's own (YAML: key, notice, drain, limits, unit,
+    /// ownerUnreachable).
+    #[arg(long, env = "WSPOOL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A file that holds the placement (JSON). It is watched; the newest placement wins, wherever it comes from.
+    #[arg(long, env = "WSPOOL_PLACEMENT", value_name = "FILE")]
+    pub placement: Option<PathBuf>,
+    /// A folder for what must survive a restart: the last placement that was pushed, and the UID.
+    #[arg(long, env = "WSPOOL_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The pod's UID. Without it one is made, and kept in the state folder if there is one.
+    #[arg(long, env = "WSPOOL_POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
+    /// The address at which peers reach this sidecar, if it is not the one it listens on.
+    #[arg(long, env = "WSPOOL_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Threads for connections.
+    #[arg(long, env = "WSPOOL_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
+}
+
+/// What stands behind a sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// An app.
+    Sidecar,
+    /// Nothing.
+    Router,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients and peers connect.
+    pub listen: SocketAddr,
+    /// The app; `None` for a router.
+    pub upstream: Option<SocketAddr>,
+    /// The control port.
+    pub control: Option<SocketAddr>,
+    /// The metrics port.
+    pub metrics: Option<SocketAddr>,
+    /// In force until a placement arrives.
+    pub settings: Settings,
+    /// The watched placement file.
+    pub placement: Option<PathBuf>,
+    /// The folder for what survives a restart.
+    pub state_dir: Option<PathBuf>,
+    /// Who this sidecar is.
+    pub uid: String,
+    /// Where peers reach it.
+    pub advertise: String,
+    /// Threads for connections.
+    pub workers: u8,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag's value is not an address.
+    #[error("--{flag} is {value:?}; write an address and a port, for example 127.0.0.1:8000")]
+    Address {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// No app.
+    #[error(
+        "--upstream is missing; name the app's address, for example --upstream 127.0.0.1:3000, or use --role router"
+    )]
+    NoUpstream,
+    /// A router with an app.
+    #[error("--upstream {0} with --role router; a router has no app: leave one of them out")]
+    RouterUpstream(String),
+    /// A control port that others could reach.
+    #[error(
+        "--control {0} can be reached from other machines, and no verification key is configured; bind it to 127.0.0.1"
+    )]
+    OpenControl(SocketAddr),
+    /// A file that cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The state folder cannot be used.
+    #[error("cannot write in --state-dir {path}: {error}")]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A file that is not what it should be.
+    #[error("{path}: {error}")]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong there.
+        error: serde_yaml::Error,
+    },
+    /// A key source that can never match.
+    #[error("{path}: {error}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: key::SpecError,
+    },
+}
+
+/// The file behind `--config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(transparent)]
+struct ConfigFile(Settings);
+
+impl Args {
+    /// Checks the arguments and reads the files they name.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let listen = address("listen", &self.listen)?;
+        let upstream = match (self.role, &self.upstream) {
+            (Role::Sidecar, Some(upstream)) => Some(address("upstream", upstream)?),
+            (Role::Sidecar, None) => return Err(ConfigError::NoUpstream),
+            (Role::Router, None) => None,
+            (Role::Router, Some(upstream)) => return Err(ConfigError::RouterUpstream(upstream.clone())),
+        };
+        let control = self.control.as_deref().map(|value| address("control", value)).transpose()?;
+        if let Some(control) = control.filter(|control| !control.ip().is_loopback()) {
+            return Err(ConfigError::OpenControl(control));
+        }
+        let metrics = self.metrics.as_deref().map(|value| address("metrics", value)).transpose()?;
+        let settings = match &self.config {
+            Some(path) => read_settings(path)?,
+            None => Settings::default(),
+        };
+        let uid = match self.pod_uid {
+            Some(uid) => uid,
+            None => kept_uid(self.state_dir.as_deref())?,
+        };
+        let advertise = match self.advertise {
+            Some(value) => address("advertise", &value)?.to_string(),
+            None => listen.to_string(),
+        };
+        Ok(Config {
+            listen,
+            upstream,
+            control,
+            metrics,
+            settings,
+            placement: self.placement,
+            state_dir: self.state_dir,
+            uid,
+            advertise,
+            workers: self.workers,
+        })
+    }
+}
+
+impl Config {
+    /// Whether this is a router.
+    pub fn is_router(&self) -> bool {
+        self.upstream.is_none()
+    }
+}
+
+fn address(flag: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
+    let parsed = value.parse().ok().or_else(|| {
+        let port = value.strip_prefix("localhost:")?.parse().ok()?;
+        Some(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port))
+    });
+    parsed.ok_or_else(|| ConfigError::Address { flag, value: value.to_owned() })
+}
+
+fn read_settings(path: &Path) -> Result<Settings, ConfigError> {
+    let path = path.to_owned();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => return Err(ConfigError::Read { path, error }),
+    };
+    let ConfigFile(settings) = match serde_yaml::from_str(&text) {
+        Ok(file) => file,
+        Err(error) => return Err(ConfigError::Yaml { path, error }),
+    };
+    match key::check(&settings.key) {
+        Ok(()) => Ok(settings),
+        Err(error) => Err(ConfigError::Key { path, error }),
+    }
+}
+
+/// The UID in the state folder, or a new one, which is kept there.
+fn kept_uid(state_dir: Option<&Path>) -> Result<String, ConfigError> {
+    let new = || format!("{:032x}", rand::random::<u128>());
+    let Some(folder) = state_dir else { return Ok(new()) };
+    let file = folder.join("uid");
+    let kept = std::fs::read_to_string(&file).ok().map(|uid| uid.trim().to_owned()).filter(|uid| !uid.is_empty());
+    if let Some(uid) = kept {
+        return Ok(uid);
+    }
+    let uid = new();
+    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, &uid));
+    written.map_err(|error| ConfigError::State { path: folder.to_owned(), error })?;
+    Ok(uid)
+}

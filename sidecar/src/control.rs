@@ -1,0 +1,146 @@
+//! The control port, where the operator places, grants and asks; and the metrics port.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use ring::wire::{Grant, Placed, Problem, Report};
+use serde::de::DeserializeOwned;
+
+use crate::drain::DrainState;
+use crate::grants::Bucket;
+use crate::metrics::PlacementResult;
+use crate::placements;
+use crate::sidecar::Sidecar;
+
+/// The largest request taken: a placement of 5,000 slots with some predecessors is below 8 MiB.
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
+
+/// The routes of the control port.
+pub fn routes(sidecar: Arc<Sidecar>) -> Router {
+    Router::new()
+        .route("/v1/placement", put(place))
+        .route("/v1/evictions", put(grant))
+        .route("/v1/status", get(status))
+        .route("/v1/drain", put(drain).delete(undrain))
+        .layer(axum::extract::DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(sidecar)
+}
+
+/// The routes of the metrics port.
+pub fn observation_routes(sidecar: Arc<Sidecar>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(sidecar)
+}
+
+/// An error, as its caller sees it.
+struct Refusal(StatusCode, &'static str, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(status, title, detail) = self;
+        let problem = Problem { status: status.as_u16(), title: title.to_owned(), detail };
+        (status, [(header::CONTENT_TYPE, Problem::CONTENT_TYPE)], Json(problem)).into_response()
+    }
+}
+
+async fn status(State(sidecar): State<Arc<Sidecar>>) -> Json<Report> {
+    Json(sidecar.report())
+}
+
+async fn place(State(sidecar): State<Arc<Sidecar>>, body: Bytes) -> Result<Json<Report>, Refusal> {
+    let Placed { target, placement } = read(&body).inspect_err(|_| {
+        sidecar.metrics.placement(PlacementResult::Malformed);
+    })?;
+    meant(&sidecar, &target).inspect_err(|_| sidecar.metrics.placement(PlacementResult::OtherTarget))?;
+    placements::accept(&sidecar, placement).map_err(|refused| {
+        let (status, result) = refused.classify();
+        let title = match result {
+            PlacementResult::Older => "older",
+            PlacementResult::OtherPool => "other-pool",
+            PlacementResult::Conflicting => "conflicting",
+            _ => "malformed",
+        };
+        tracing::warn!(%refused, "a placement was refused");
+        Refusal(status, title, refused.to_string())
+    })?;
+    Ok(Json(sidecar.report()))
+}
+
+async fn grant(State(sidecar): State<Arc<Sidecar>>, body: Bytes) -> Result<Json<Report>, Refusal> {
+    let grant: Grant = read(&body)?;
+    meant(&sidecar, &grant.target)?;
+    {
+        let mut held = sidecar.grant();
+        let (version, spent) = {
+            let registry = sidecar.registry();
+            (registry.view().version(), registry.spent())
+        };
+        let bucket = Bucket::grant(held.as_ref(), &grant, version, spent, Instant::now()).map_err(|refused| {
+            sidecar.metrics.grants_refused.inc();
+            Refusal(StatusCode::CONFLICT, "other-version", refused.to_string())
+        })?;
+        *held = Some(bucket);
+    }
+    sidecar.evictions.notify_one();
+    Ok(Json(sidecar.report()))
+}
+
+async fn drain(State(sidecar): State<Arc<Sidecar>>) -> Json<Report> {
+    begin_drain(&sidecar);
+    Json(sidecar.report())
+}
+
+async fn undrain(State(sidecar): State<Arc<Sidecar>>) -> Json<Report> {
+    *sidecar.drain() = None;
+    let uid = sidecar.config.uid.clone();
+    sidecar.registry().set_draining(&uid, false);
+    Json(sidecar.report())
+}
+
+/// Begins a drain, once.
+pub fn begin_drain(sidecar: &Sidecar) {
+    let timeout = sidecar.view().settings().drain.timeout.0;
+    sidecar.drain().get_or_insert_with(|| {
+        tracing::info!(seconds = timeout.as_secs(), "draining");
+        DrainState::new(timeout, Instant::now())
+    });
+    sidecar.evictions.notify_one();
+}
+
+async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    match sidecar.metrics.encode(&sidecar.report()) {
+        Ok(text) => (kind, text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn ready(State(sidecar): State<Arc<Sidecar>>) -> (StatusCode, &'static str) {
+    match sidecar.drain().is_some() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        false => (StatusCode::OK, "ok\n"),
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal(StatusCode::BAD_REQUEST, "malformed", error.to_string()))
+}
+
+/// Addresses are reused: a request for another sidecar is not for us.
+fn meant(sidecar: &Sidecar, target: &str) -> Result<(), Refusal> {
+    let mine = &sidecar.config.uid;
+    if target == mine {
+        return Ok(());
+    }
+    let detail = format!("the request is for the sidecar {target:?}, this one is {mine:?}");
+    Err(Refusal(StatusCode::MISDIRECTED_REQUEST, "other-target", detail))
+}

@@ -1,0 +1,157 @@
+//! Emptying a sidecar whose pod goes away.
+//!
+//! The order matters: a new holder first acknowledges the slot, then connections are evicted; otherwise clients come back
+//! to the dying pod. So a drain asks the operator first, by reporting itself. If no grant comes, the sidecar tells its
+//! peers, which use each key's next-best slot from then on, and paces itself.
+
+use std::time::{Duration, Instant};
+
+/// How long the operator may be silent before a draining sidecar goes on without it.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// Kept at the end of the time, for the last evictions to finish cleanly.
+pub const MARGIN: Duration = Duration::from_secs(5);
+
+/// A drain under way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrainState {
+    began: Instant,
+    deadline: Instant,
+    /// When a grant was last in force.
+    granted: Instant,
+    /// Peers have been told.
+    pub announced: bool,
+    /// Evictions earned by the own pace, and not yet begun.
+    credit: f64,
+    stepped: Instant,
+}
+
+/// What a drain sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Whether there is a placement, and so somewhere to move to.
+    pub placed: bool,
+    /// Whether a grant is in force.
+    pub granted: bool,
+    /// Connections that have not begun to leave.
+    pub staying: u64,
+    /// All connections.
+    pub all: u64,
+    /// Of those staying, the ones with a key: grants cover only these.
+    pub staying_keyed: u64,
+    /// `rebalance.rate`.
+    pub rate: u32,
+}
+
+/// What a drain does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The operator's grants do the work, or may still come.
+    Wait,
+    /// Tell the peers, then evict this many connections.
+    Evict(u64),
+    /// Nothing is left.
+    Done,
+    /// The time is up: close what is left.
+    GiveUp,
+}
+
+impl DrainState {
+    /// A drain that begins now.
+    pub fn new(timeout: Duration, now: Instant) -> Self {
+        Self { began: now, deadline: now + timeout, granted: now, announced: false, credit: 0.0, stepped: now }
+    }
+
+    /// The time left.
+    pub fn left(&self, now: Instant) -> Duration {
+        self.deadline.saturating_duration_since(now)
+    }
+
+    /// How long it has taken.
+    pub fn took(&self, now: Instant) -> Duration {
+        now.duration_since(self.began)
+    }
+
+    /// Decides what to do next, and accounts for it.
+    pub fn step(&mut self, facts: &Facts, now: Instant) -> Step {
+        if facts.all == 0 {
+            return Step::Done;
+        }
+        if now >= self.deadline {
+            return Step::GiveUp;
+        }
+        if facts.granted {
+            self.granted = now;
+        }
+        let since = std::mem::replace(&mut self.stepped, now);
+        if !facts.placed {
+            // There is nowhere to move to: everyone is told at once.
+            return Step::Evict(facts.staying);
+        }
+        let operator_at_work = now < self.granted + PATIENCE && facts.staying_keyed > 0;
+        if operator_at_work {
+            return Step::Wait;
+        }
+        let left = self.left(now).saturating_sub(MARGIN).as_secs_f64().max(0.1);
+        #[allow(clippy::cast_precision_loss, reason = "connections are far below 2^52")]
+        let rate = f64::from(facts.rate.max(1)).max(facts.staying as f64 / left);
+        self.credit += rate * now.duration_since(since).as_secs_f64();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and small")]
+        let due = (self.credit as u64).min(facts.staying);
+        #[allow(clippy::cast_precision_loss, reason = "small")]
+        {
+            self.credit -= due as f64;
+        }
+        Step::Evict(due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts { placed: true, granted: false, staying: 1000, all: 1000, staying_keyed: 1000, rate: 50 }
+    }
+
+    #[test]
+    fn a_drain_waits_for_the_operator_and_then_paces_itself() {
+        let start = Instant::now();
+        let mut drain = DrainState::new(Duration::from_secs(60), start);
+        assert_eq!(drain.step(&facts(), start + Duration::from_secs(1)), Step::Wait);
+        assert_eq!(drain.step(&facts(), start + Duration::from_millis(2_900)), Step::Wait);
+        assert_eq!(drain.step(&facts(), start + Duration::from_millis(3_900)), Step::Evict(50));
+    }
+
+    #[test]
+    fn a_granted_drain_leaves_the_pace_to_the_operator() {
+        let start = Instant::now();
+        let mut drain = DrainState::new(Duration::from_secs(60), start);
+        let granted = Facts { granted: true, ..facts() };
+        assert_eq!(drain.step(&granted, start + Duration::from_secs(20)), Step::Wait);
+        assert_eq!(drain.step(&facts(), start + Duration::from_secs(22)), Step::Wait);
+        assert!(matches!(drain.step(&facts(), start + Duration::from_millis(23_500)), Step::Evict(1..)));
+    }
+
+    #[test]
+    fn a_drain_hurries_when_its_time_is_short() {
+        let start = Instant::now();
+        let mut drain = DrainState::new(Duration::from_secs(15), start);
+        assert_eq!(drain.step(&facts(), start + Duration::from_millis(4_000)), Step::Evict(166 * 4));
+    }
+
+    #[test]
+    fn connections_without_a_key_do_not_wait_for_grants() {
+        let start = Instant::now();
+        let mut drain = DrainState::new(Duration::from_secs(60), start);
+        let keyless = Facts { staying_keyed: 0, ..facts() };
+        assert_eq!(drain.step(&keyless, start + Duration::from_secs(1)), Step::Evict(50));
+    }
+
+    #[test]
+    fn a_drain_ends_when_nothing_is_left_or_its_time_is_up() {
+        let start = Instant::now();
+        let mut drain = DrainState::new(Duration::from_secs(60), start);
+        assert_eq!(drain.step(&Facts { all: 0, ..facts() }, start), Step::Done);
+        assert_eq!(drain.step(&facts(), start + Duration::from_secs(60)), Step::GiveUp);
+    }
+}

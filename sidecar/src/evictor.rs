@@ -1,0 +1,128 @@
+//! The one task that begins evictions: as grants allow, or as a drain must.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use ring::SlotId;
+use ring::wire::Draining;
+use tokio::sync::watch;
+
+use crate::drain::{Facts, Step};
+use crate::sidecar::Sidecar;
+
+/// How often evictions begin while there is something to evict: fine enough that they come one by one at any sane rate.
+const TICK: Duration = Duration::from_millis(10);
+/// How often to look when there is nothing to do.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Runs until `stop` turns true.
+pub async fn run(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let granted = spend_grant(&sidecar, Instant::now());
+        let draining = step_drain(&sidecar, granted, Instant::now()).await;
+        let pause = if granted || draining { TICK } else { IDLE };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = sidecar.evictions.notified() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Begins the evictions that the grant in force has paid for; says whether there is one.
+fn spend_grant(sidecar: &Sidecar, now: Instant) -> bool {
+    let grant = sidecar.grant();
+    let Some(bucket) = grant.as_ref() else { return false };
+    let mut registry = sidecar.registry();
+    let version = registry.view().version();
+    let allowed = |slot: Option<SlotId>| slot.is_some_and(|slot| bucket.allows(slot));
+    while bucket.available(version, registry.spent(), now) > 0 && registry.evict_next(allowed) > 0 {}
+    bucket.is_alive(version, now)
+}
+
+/// Takes a drain one step on; says whether there is one.
+async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool {
+    let facts = {
+        let registry = sidecar.registry();
+        let view = registry.view();
+        let all = registry.held() + registry.transit();
+        let staying = all - registry.leaving();
+        let moved = registry.moved().connections;
+        let staying_keyed = if view.slot.is_some() { staying } else { moved };
+        let (placed, rate) = (view.placement.is_some(), view.settings().rate.0);
+        Facts { placed, granted, staying, all, staying_keyed, rate }
+    };
+    let (step, first) = {
+        let mut drain = sidecar.drain();
+        let Some(drain) = drain.as_mut() else { return false };
+        let step = drain.step(&facts, now);
+        let first = matches!(step, Step::Evict(_)) && !std::mem::replace(&mut drain.announced, true);
+        (step, first)
+    };
+    match step {
+        Step::Wait | Step::Done => {}
+        Step::Evict(due) => {
+            if first {
+                announce(sidecar).await;
+            }
+            evict(sidecar, due);
+        }
+        Step::GiveUp => cut_all(sidecar),
+    }
+    true
+}
+
+/// Tells every peer, so that keys go to their next-best slots before their connections are asked to leave.
+async fn announce(sidecar: &Arc<Sidecar>) {
+    let view = sidecar.view();
+    sidecar.registry().set_draining(&view.me.uid, true);
+    if view.placement.is_none() {
+        return;
+    }
+    tracing::warn!("draining without the operator: peers take each key's next-best slot");
+    let draining = Draining { pool_uid: view.pool_uid().to_owned(), uid: view.me.uid.clone() };
+    let peers = view.peers();
+    for (peer, told) in peers.iter().zip(join_all(peers.iter().map(|p| sidecar.peers.announce(p, &draining))).await) {
+        if let Err(error) = told {
+            tracing::warn!(peer = %peer.address, %error, "a peer could not be told of the drain");
+        }
+    }
+}
+
+/// Returns when a drain has nothing left, or no time.
+pub async fn drained(sidecar: &Sidecar) {
+    loop {
+        let left = sidecar.drain().as_ref().map(|drain| drain.left(Instant::now()));
+        let all = {
+            let registry = sidecar.registry();
+            registry.held() + registry.transit()
+        };
+        if all == 0 || left.is_none_or(|left| left.is_zero()) {
+            tracing::info!(connections_left = all, "drained");
+            return;
+        }
+        tokio::time::sleep(2 * TICK).await;
+    }
+}
+
+fn evict(sidecar: &Sidecar, due: u64) {
+    let mut registry = sidecar.registry();
+    let mut begun = 0;
+    while begun < due {
+        let now = match registry.evict_next(|_| true) {
+            0 => registry.evict_unkeyed(),
+            keyed => keyed,
+        };
+        if now == 0 {
+            break;
+        }
+        begun += now;
+    }
+}
+
+fn cut_all(sidecar: &Sidecar) {
+    for (_, link) in sidecar.registry().links() {
+        link.reset();
+    }
+}

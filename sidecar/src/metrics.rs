@@ -1,0 +1,200 @@
+//! What Prometheus can ask a sidecar.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use ring::wire::{AppHealth, BreakCause, Report};
+
+/// Counters that the code raises, and gauges that are read off a [`Report`] at each scrape.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Handshakes that the app accepted.
+    pub accepted: Counter,
+    /// Dials to the app that failed, and handshakes it answered 5xx.
+    pub failed: Counter,
+    /// From the dial to the 101.
+    handshake_seconds: Histogram,
+    handshake_millis: AtomicU64,
+    /// Handshakes that we refused.
+    refused: Family<Reason, Counter>,
+    /// Requests that we answered ourselves because of how they were written.
+    bad_requests: Family<Reason, Counter>,
+    placements: Family<PlacementLabel, Counter>,
+    /// Grants that were refused.
+    pub grants_refused: Counter,
+    /// Claims that a previous owner did not answer.
+    pub claims_unanswered: Counter,
+    /// Handshakes that went to a next-best slot.
+    pub fallbacks: Counter,
+    /// Handshakes that a peer answered with another address.
+    pub redirects: Counter,
+    /// Requests that said they were a peer's, and were not believed.
+    pub false_peers: Counter,
+    /// Bytes that apps wrote after a client had been told to go.
+    pub discarded: Counter,
+    evictions: Family<Outcome, Counter>,
+    /// Accepts that failed, for want of file descriptors for example.
+    pub accept_errors: Counter,
+    connections: Family<Kind, Gauge>,
+    moved: Gauge,
+    leaving: Gauge,
+    returned: Counter,
+    breaks: Family<Cause, Counter>,
+    epoch: Gauge,
+    term: Gauge,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Cause {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PlacementLabel {
+    result: PlacementResult,
+}
+
+/// What became of a placement.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+#[allow(missing_docs, reason = "the names are the explanation")]
+pub enum PlacementResult {
+    Accepted,
+    Known,
+    Malformed,
+    OtherPool,
+    OtherTarget,
+    Older,
+    Conflicting,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("wspool");
+        macro_rules! register {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let handshake_seconds = Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 8.0]);
+        registry.register_with_unit(
+            "handshake",
+            "Time from the dial of the app to its 101",
+            Unit::Seconds,
+            handshake_seconds.clone(),
+        );
+        let discarded = Counter::default();
+        let help = "What apps wrote after a client had been told to go";
+        registry.register_with_unit("discarded", help, Unit::Bytes, discarded.clone());
+        Self {
+            accepted: register!("handshakes_accepted", "Handshakes that the app accepted", Counter::default()),
+            failed: register!("handshakes_failed", "Failed dials and handshakes answered 5xx", Counter::default()),
+            handshake_seconds,
+            handshake_millis: AtomicU64::new(0),
+            refused: register!("handshakes_refused", "Handshakes that the sidecar refused", Family::default()),
+            bad_requests: register!("bad_requests", "Requests refused for how they were written", Family::default()),
+            placements: register!("placements", "Placements offered, by result", Family::default()),
+            grants_refused: register!("grants_refused", "Grants that were refused", Counter::default()),
+            claims_unanswered: register!("claims_unanswered", "Claims without an answer", Counter::default()),
+            fallbacks: register!("fallbacks", "Handshakes sent to a next-best slot", Counter::default()),
+            redirects: register!("redirects", "Handshakes that a peer sent elsewhere", Counter::default()),
+            false_peers: register!("false_peers", "Requests wrongly posing as a peer's", Counter::default()),
+            discarded,
+            evictions: register!("evictions", "Evictions that ended, by outcome", Family::default()),
+            accept_errors: register!("accept_errors", "Accepts that failed", Counter::default()),
+            connections: register!("connections", "Connections now", Family::default()),
+            moved: register!("moved_connections", "Connections whose owner is elsewhere", Gauge::default()),
+            leaving: register!("leaving_connections", "Connections being evicted", Gauge::default()),
+            returned: register!("returned", "Connections of moved keys that arrived", Counter::default()),
+            breaks: register!("breaks", "Connections ended by the sidecar, by cause", Family::default()),
+            epoch: register!("placement_epoch", "The epoch of the placement in force", Gauge::default()),
+            term: register!("placement_term", "The term of the placement in force", Gauge::default()),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// The app accepted a handshake.
+    pub fn handshake(&self, took: Duration) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.accepted.inc();
+        self.handshake_seconds.observe(took.as_secs_f64());
+        self.handshake_millis.fetch_add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// We refused a handshake.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// We refused a request for how it was written.
+    pub fn bad_request(&self, reason: &'static str) {
+        self.bad_requests.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A placement was offered.
+    pub fn placement(&self, result: PlacementResult) {
+        self.placements.get_or_create(&PlacementLabel { result }).inc();
+    }
+
+    /// An eviction ended.
+    pub fn evicted(&self, outcome: &'static str, discarded: u64) {
+        self.evictions.get_or_create(&Outcome { outcome }).inc();
+        self.discarded.inc_by(discarded);
+    }
+
+    /// The evidence that the operator reads.
+    pub fn app_health(&self, queued: u64) -> AppHealth {
+        use std::sync::atomic::Ordering::Relaxed;
+        AppHealth {
+            accepted: self.accepted.get(),
+            failed: self.failed.get(),
+            handshake_ms: self.handshake_millis.load(Relaxed),
+            queued,
+        }
+    }
+
+    /// Everything in the text format of OpenMetrics.
+    pub fn encode(&self, report: &Report) -> Result<String, std::fmt::Error> {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.connections.get_or_create(&Kind { kind: "held" }).set(gauge(report.connections));
+        self.connections.get_or_create(&Kind { kind: "transit" }).set(gauge(report.transit));
+        self.moved.set(gauge(report.moved));
+        self.leaving.set(gauge(report.in_flight));
+        self.epoch.set(gauge(report.version.epoch));
+        self.term.set(gauge(report.version.term));
+        self.returned.inc_by(report.returned.saturating_sub(self.returned.get()));
+        for cause in BreakCause::ALL {
+            let counter = self.breaks.get_or_create(&Cause { cause: cause.name() });
+            let total = report.breaks.get(&cause).copied().unwrap_or_default();
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

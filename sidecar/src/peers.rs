@@ -1,0 +1,190 @@
+//! Other sidecars: asking them for keys, telling them of a drain, and remembering which cannot be reached.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use ring::claim::ClaimAnswer;
+use ring::wire::{Claim, Draining, Peer, header};
+use serde::Serialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a peer may take to accept a connection; it is tried twice.
+pub const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a peer that could not be reached is passed over.
+pub const SUSPECT_FOR: Duration = Duration::from_secs(10);
+/// How long a reachable peer may take to answer a claim, beyond what it was asked to wait.
+const CLAIM_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long a handshake waits for a key whose last connections are leaving.
+pub const LEAVING_WAIT: Duration = Duration::from_secs(5);
+/// The path of claims on a peer's client port.
+pub const CLAIMS: &str = "/.wspool/v1/claims";
+/// The path of drain notices on a peer's client port.
+pub const DRAINING: &str = "/.wspool/v1/draining";
+const LARGEST_ANSWER: usize = 64 * 1024;
+
+/// The client side of everything between sidecars.
+#[derive(Debug)]
+pub struct Peers {
+    me: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+    suspects: Mutex<HashMap<String, Instant>>,
+}
+
+/// Why a peer gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// No connection, or silence.
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    /// It answered, but not what was asked.
+    #[error("refused with {0}")]
+    Refused(http::StatusCode),
+}
+
+impl Peers {
+    /// A client that signs as the given sidecar.
+    pub fn new(me: String) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(DIAL_TIMEOUT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(20))
+            .retry_canceled_requests(true)
+            .build(connector);
+        Self { me, client, suspects: Mutex::default() }
+    }
+
+    /// Claims a key from a previous owner.
+    pub async fn claim(&self, peer: &Peer, claim: &Claim) -> Result<ClaimAnswer<Peer>, PeerError> {
+        let limit = CLAIM_TIMEOUT + Duration::from_millis(claim.wait_ms);
+        let body = self.request(Method::POST, peer, CLAIMS, claim, limit).await?;
+        serde_json::from_slice(&body).map_err(|error| PeerError::Unreachable(format!("unreadable answer: {error}")))
+    }
+
+    /// Tells a peer that this sidecar is draining.
+    pub async fn announce(&self, peer: &Peer, draining: &Draining) -> Result<(), PeerError> {
+        self.request(Method::PUT, peer, DRAINING, draining, CLAIM_TIMEOUT).await.map(drop)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        peer: &Peer,
+        path: &str,
+        body: &impl Serialize,
+        limit: Duration,
+    ) -> Result<Bytes, PeerError> {
+        let unreachable = |error: &dyn std::error::Error| {
+            self.suspect(&peer.uid);
+            PeerError::Unreachable(error.to_string())
+        };
+        if self.is_suspect(&peer.uid) {
+            return Err(PeerError::Unreachable("it could not be reached a moment ago".into()));
+        }
+        let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", peer.address))
+            .header(header::FROM, &self.me)
+            .header(header::TARGET, &peer.uid)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| PeerError::Unreachable(error.to_string()))?;
+        let answer = async {
+            let response = self.client.request(request).await.map_err(|error| unreachable(&error))?;
+            if !response.status().is_success() {
+                return Err(PeerError::Refused(response.status()));
+            }
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+            body.map(http_body_util::Collected::to_bytes).map_err(|error| unreachable(&*error))
+        };
+        timeout(limit, answer).await.unwrap_or_else(|silent| Err(unreachable(&silent)))
+    }
+
+    /// Connects to a peer; one that refuses, or is silent twice, is passed over for a while.
+    pub async fn dial(&self, peer: &Peer) -> Result<TcpStream, PeerError> {
+        let address: SocketAddr = peer
+            .address
+            .parse()
+            .map_err(|_| PeerError::Unreachable(format!("{:?} is not an address", peer.address)))?;
+        let mut reason = String::new();
+        for _ in 0..2 {
+            match timeout(DIAL_TIMEOUT, connect(address)).await {
+                Ok(Ok(stream)) => {
+                    self.forgive(&peer.uid);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => {
+                    reason = error.to_string();
+                    break;
+                }
+                Err(_) => reason = "no answer".into(),
+            }
+        }
+        self.suspect(&peer.uid);
+        Err(PeerError::Unreachable(reason))
+    }
+
+    /// Passes a peer over for a while.
+    pub fn suspect(&self, uid: &str) {
+        self.suspects().insert(uid.to_owned(), Instant::now());
+    }
+
+    fn forgive(&self, uid: &str) {
+        self.suspects().remove(uid);
+    }
+
+    /// Whether a peer could not be reached a moment ago.
+    pub fn is_suspect(&self, uid: &str) -> bool {
+        self.suspects().get(uid).is_some_and(|since| since.elapsed() < SUSPECT_FOR)
+    }
+
+    /// A new placement was pushed: whoever it names deserves another try.
+    pub fn forgive_all(&self) {
+        self.suspects().clear();
+    }
+
+    fn suspects(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects to an app or a peer, with the socket options that both need: no Nagle delay, and a dead peer is noticed
+/// after 60 s (keepalive 30 s + 3 probes of 10 s; unacknowledged data likewise).
+pub async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    tune(&stream)?;
+    Ok(stream)
+}
+
+/// Sets the options of [`connect`] on an accepted connection.
+pub fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))
+}
+
+/// Whether a request that says it is a peer's may be believed: it comes from an address at which the placement puts a
+/// sidecar of this pool.
+///
+/// This keeps other hosts out; on a shared host, and against a client behind the same address, only the peers' HMAC
+/// does, which comes with the keys that the operator hands out in a cluster.
+pub fn is_peer(remote: IpAddr, known: impl IntoIterator<Item = Peer>) -> bool {
+    let host = |peer: Peer| peer.address.parse::<SocketAddr>().ok().map(|address| address.ip());
+    known.into_iter().filter_map(host).any(|ip| ip == remote)
+}

@@ -1,0 +1,423 @@
+//! Everything that is not a WebSocket handshake on a fresh connection: plain HTTP, streamed both ways by hyper, requests
+//! between sidecars, and handshakes that come later on a connection that was kept alive.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ring::claim::Arrival;
+use ring::wire::{Claim, Draining, Peer};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::admission::{self, Decision, Place, Refusal};
+use crate::head::RequestHead;
+use crate::key;
+use crate::origin::{self, Origin};
+use crate::peers::{CLAIMS, DRAINING};
+use crate::sidecar::Sidecar;
+use crate::upgrade::{self, Connected, Outcome};
+use crate::view::View;
+
+type Body = Either<Incoming, Full<Bytes>>;
+
+/// The largest request between sidecars.
+const LARGEST_PEER_REQUEST: usize = 64 * 1024;
+
+/// Connections to the app and to peers for plain HTTP, kept alive.
+#[derive(Clone, Debug)]
+pub struct Forwarder(Client<HttpConnector, Incoming>);
+
+impl Default for Forwarder {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(std::time::Duration::from_secs(5)));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(std::time::Duration::from_secs(20))
+            .http1_preserve_header_case(true)
+            .set_host(false)
+            .build(connector);
+        Self(client)
+    }
+}
+
+/// Serves one connection until it ends, or until it turns into a WebSocket.
+pub async fn serve(
+    sidecar: Arc<Sidecar>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    head: RequestHead,
+) -> Option<Connected> {
+    let io = TokioIo::new(Rewound { prefix: head.into_bytes(), stream });
+    let upgraded: Rc<Cell<Option<Upgraded>>> = Rc::default();
+    let service = {
+        let upgraded = Rc::clone(&upgraded);
+        service_fn(move |request| {
+            let (sidecar, upgraded) = (Arc::clone(&sidecar), Rc::clone(&upgraded));
+            async move { Ok::<_, Infallible>(answer(sidecar, remote, request, &upgraded).await) }
+        })
+    };
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(std::time::Duration::from_secs(75))
+        .preserve_header_case(true)
+        .max_buf_size(64 * 1024)
+        .serve_connection(io, service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a plain connection ended early");
+    }
+    let Upgraded { on_upgrade, pending } = upgraded.take()?;
+    let parts = on_upgrade.await.ok()?.downcast::<TokioIo<Rewound>>().ok()?;
+    let Rewound { prefix, stream } = parts.io.into_inner();
+    let mut rest = parts.read_buf.to_vec();
+    rest.extend_from_slice(&prefix);
+    Some(pending.with_client(stream, rest))
+}
+
+/// A handshake that hyper has answered with 101.
+struct Upgraded {
+    on_upgrade: hyper::upgrade::OnUpgrade,
+    pending: upgrade::Accepted,
+}
+
+async fn answer(
+    sidecar: Arc<Sidecar>,
+    remote: SocketAddr,
+    request: Request<Incoming>,
+    upgraded: &Cell<Option<Upgraded>>,
+) -> Response<Body> {
+    if let Err(sentence) = check(&request) {
+        sidecar.metrics.bad_request("ambiguous");
+        let mut response = text(StatusCode::BAD_REQUEST, sentence);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
+    let view = sidecar.view();
+    let origin = origin::origin(&view, remote.ip(), |name| request.headers().get(name).map(HeaderValue::as_bytes));
+    let (key, arrival, from_peer) = match origin {
+        Origin::Misdirected => return text(StatusCode::MISDIRECTED_REQUEST, "this is another sidecar"),
+        Origin::Peer { key, arrival } => match request.uri().path() {
+            CLAIMS => return answer_claim(&sidecar, request).await,
+            DRAINING => return answer_draining(&sidecar, request).await,
+            _ => (key, arrival, true),
+        },
+        origin => {
+            if origin == Origin::False {
+                sidecar.metrics.false_peers.inc();
+            }
+            match key::key_of(&request, &view.settings().key) {
+                Ok(key) => (key, Arrival::Owner, false),
+                Err(error) => {
+                    sidecar.metrics.bad_request(error.label());
+                    return text(StatusCode::BAD_REQUEST, &error.to_string());
+                }
+            }
+        }
+    };
+    if is_handshake(&request) {
+        return upgrade_later(&sidecar, remote, request, upgraded).await;
+    }
+    forward(&sidecar, &view, remote, request, key.as_deref(), arrival, from_peer).await
+}
+
+fn is_handshake(request: &Request<Incoming>) -> bool {
+    let websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    request.method() == Method::GET && request.headers().get(header::UPGRADE).is_some_and(websocket)
+}
+
+/// A handshake on a connection that was kept alive, as proxies in front send them.
+async fn upgrade_later(
+    sidecar: &Arc<Sidecar>,
+    remote: SocketAddr,
+    mut request: Request<Incoming>,
+    upgraded: &Cell<Option<Upgraded>>,
+) -> Response<Body> {
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    let Some(head) = RequestHead::of_request(&request) else {
+        return text(StatusCode::BAD_REQUEST, "this upgrade cannot be understood");
+    };
+    if let Some(Err(error)) = head.upgrade() {
+        sidecar.metrics.bad_request(error.label());
+        return answered(&error.response().unwrap_or_default(), None);
+    }
+    match upgrade::accept(sidecar, remote, head).await {
+        Outcome::Switched(raw, pending) => {
+            upgraded.set(Some(Upgraded { on_upgrade, pending }));
+            answered(&raw, Some(Vec::new()))
+        }
+        Outcome::Answered(raw, body) => answered(&raw, Some(body)),
+        Outcome::Refused(raw) => answered(&raw, None),
+    }
+}
+
+/// An answer for hyper to write, from its raw head. Without a body of its own the bytes behind the head are the body.
+fn answered(raw: &[u8], body: Option<Vec<u8>>) -> Response<Body> {
+    let mut fields = [httparse::EMPTY_HEADER; 128];
+    let mut parsed = httparse::Response::new(&mut fields);
+    let Ok(httparse::Status::Complete(length)) = parsed.parse(raw) else {
+        return text(StatusCode::BAD_GATEWAY, "the app's answer cannot be understood");
+    };
+    let body = body.unwrap_or_else(|| raw[length..].to_vec());
+    let mut response = Response::new(Either::Right(Full::from(body)));
+    *response.status_mut() = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or_default();
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    for field in parsed.headers.iter() {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(field.name), HeaderValue::from_bytes(field.value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    if !switching {
+        // Its framing is hyper's to write.
+        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH] {
+            response.headers_mut().remove(name);
+        }
+    }
+    response
+}
+
+/// What hyper leaves to us: ambiguity that another parser behind us could read in another way.
+fn check(request: &Request<Incoming>) -> Result<(), &'static str> {
+    let headers = request.headers();
+    if headers.get_all(header::HOST).iter().count() > 1 {
+        return Err("a request has one Host");
+    }
+    if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err("a request has Content-Length or Transfer-Encoding, not both");
+    }
+    if request.method() == Method::CONNECT {
+        return Err("CONNECT is not served here");
+    }
+    Ok(())
+}
+
+/// Passes a plain request to the app here or to the owner of its key.
+async fn forward(
+    sidecar: &Arc<Sidecar>,
+    view: &View,
+    remote: SocketAddr,
+    mut request: Request<Incoming>,
+    key: Option<&str>,
+    arrival: Arrival,
+    from_peer: bool,
+) -> Response<Body> {
+    let decision = match key {
+        Some(key) => admission::admit(sidecar, key, arrival).await,
+        None if from_peer => Decision::Here(Place::keyless(sidecar)),
+        None => admission::spread(sidecar, view),
+    };
+    let headers = request.headers_mut();
+    strip(headers);
+    if !from_peer {
+        append_forwarded_for(headers, remote);
+    }
+    let (address, ours, place) = match decision {
+        Decision::Here(place) => match sidecar.config.upstream {
+            Some(app) => (app.to_string(), origin::headers_for_app(view), Some(place)),
+            None => return refuse(sidecar, Refusal::NoHolder),
+        },
+        Decision::There(owner) if from_peer => return redirect(view, &owner),
+        Decision::There(owner) => {
+            let owner = reachable(sidecar, view, owner, key);
+            (owner.address.clone(), origin::headers_for(view, &owner, key, arrival), None)
+        }
+        Decision::Refused(refusal) => return refuse(sidecar, refusal),
+    };
+    for (name, value) in ours {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let Ok(uri) = Uri::try_from(format!("http://{address}{path}")) else {
+        return text(StatusCode::BAD_REQUEST, "this request's target cannot be passed on");
+    };
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_11;
+    let answered = sidecar.forwarder.0.request(request).await;
+    drop(place);
+    match answered {
+        Ok(mut response) => {
+            strip(response.headers_mut());
+            response.map(Either::Left)
+        }
+        Err(error) => {
+            sidecar.metrics.refused("bad_gateway");
+            tracing::debug!(%address, %error, "a plain request could not be passed on");
+            text(StatusCode::BAD_GATEWAY, "the app behind this address gave no answer")
+        }
+    }
+}
+
+/// The owner, or the key's next-best slot while the owner cannot be reached.
+fn reachable(sidecar: &Sidecar, view: &View, owner: Peer, key: Option<&str>) -> Peer {
+    if !sidecar.peers.is_suspect(&owner.uid) {
+        return owner;
+    }
+    let fallbacks = key.map(|key| view.fallbacks(key)).unwrap_or_default().into_iter();
+    fallbacks.filter(|peer| peer.uid != view.me.uid).find(|peer| !sidecar.peers.is_suspect(&peer.uid)).unwrap_or(owner)
+}
+
+async fn answer_claim(sidecar: &Arc<Sidecar>, request: Request<Incoming>) -> Response<Body> {
+    let Some(claim) = read::<Claim>(request).await else { return text(StatusCode::BAD_REQUEST, "not a claim") };
+    match admission::answer_claim(sidecar, &claim).await {
+        Some(answer) => json(StatusCode::OK, &answer),
+        None => text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool"),
+    }
+}
+
+async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Response<Body> {
+    let Some(draining) = read::<Draining>(request).await else {
+        return text(StatusCode::BAD_REQUEST, "not a drain notice");
+    };
+    let mut registry = sidecar.registry();
+    if registry.view().pool_uid() != draining.pool_uid {
+        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+    }
+    registry.set_draining(&draining.uid, true);
+    let mut response = Response::new(Either::Right(Full::default()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Option<T> {
+    let body = Limited::new(request.into_body(), LARGEST_PEER_REQUEST).collect().await.ok()?;
+    serde_json::from_slice(&body.to_bytes()).ok()
+}
+
+/// Takes away what belongs to one hop (RFC 9110, 7.6.1), and every header of ours.
+fn strip(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| name != header::TE)
+        .collect();
+    let ours = |name: &HeaderName| name.as_str().starts_with("wspool-") || name.as_str().starts_with("wspool_");
+    let own: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
+    let hop = ["keep-alive", "proxy-connection"].map(HeaderName::from_static);
+    let fixed = [header::CONNECTION, header::UPGRADE];
+    for name in listed.iter().chain(&own).chain(&hop).chain(&fixed) {
+        headers.remove(name);
+    }
+    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
+        headers.remove(header::TE);
+    }
+}
+
+fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
+    let name = HeaderName::from_static("x-forwarded-for");
+    let mut list: Vec<String> =
+        headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+    list.push(remote.ip().to_string());
+    if let Ok(value) = HeaderValue::try_from(list.join(", ")) {
+        headers.insert(name, value);
+    }
+}
+
+fn refuse(sidecar: &Sidecar, refusal: Refusal) -> Response<Body> {
+    sidecar.metrics.refused(refusal.label());
+    let mut response = text(refusal.status(), &refusal.to_string());
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn redirect(view: &View, owner: &Peer) -> Response<Body> {
+    let mut response = text(StatusCode::MISDIRECTED_REQUEST, "this key belongs to another sidecar");
+    let epoch = view.version().epoch.to_string();
+    let ours = [
+        (ring::wire::header::OWNER, owner.uid.as_str()),
+        (ring::wire::header::ADDRESS, &owner.address),
+        (ring::wire::header::EPOCH, &epoch),
+    ];
+    for (name, value) in ours {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}
+
+fn text(status: StatusCode, sentence: &str) -> Response<Body> {
+    let mut response = Response::new(Either::Right(Full::from(format!("{sentence}\n"))));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => {
+            let mut response = Response::new(Either::Right(Full::from(bytes)));
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// A stream some of whose bytes have been read already.
+#[derive(Debug)]
+struct Rewound {
+    prefix: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, into);
+        }
+        let length = self.prefix.len().min(into.remaining());
+        into.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

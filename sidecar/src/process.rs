@@ -1,0 +1,175 @@
+//! The process: ports bound, threads started, signals heard, everything waited for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::cli::{Config, ConfigError};
+use crate::metrics::Metrics;
+use crate::sidecar::Sidecar;
+use crate::{control, evictor, idle, placements, server};
+
+/// The backlog of the client port: a storm of reconnecting clients waits here rather than being refused.
+const BACKLOG: i32 = 4096;
+
+/// Why the process ends with a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A port cannot be bound.
+    #[error("cannot listen on {address} (--{flag}): {error}")]
+    Bind {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The system refuses something without which nothing works.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+    /// A task ended that must not.
+    #[error("a part of the sidecar ended unexpectedly: {0}")]
+    Ended(String),
+}
+
+/// Runs a sidecar until it is told to stop.
+pub fn run(config: Config) -> Result<(), Error> {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let control = bind("control", config.control)?;
+        let metrics = bind("metrics", config.metrics)?;
+        let listener = listen(config.listen)?;
+        let sidecar = Sidecar::new(config, Metrics::default());
+        placements::load(&sidecar);
+        let (stop, stopped) = watch::channel(false);
+        let workers: Vec<_> = (0..sidecar.config.workers)
+            .map(|_| worker(Arc::clone(&sidecar), listener.try_clone()?, stopped.clone()))
+            .collect::<Result<_, Error>>()?;
+        drop(listener);
+        tracing::info!(
+            listen = %sidecar.config.listen,
+            upstream = ?sidecar.config.upstream,
+            uid = %sidecar.config.uid,
+            "the sidecar is ready"
+        );
+
+        let mut tasks = JoinSet::new();
+        for (listener, routes) in [
+            (control, control::routes(Arc::clone(&sidecar))),
+            (metrics, control::observation_routes(Arc::clone(&sidecar))),
+        ] {
+            if let Some(listener) = listener {
+                tasks.spawn(serve_http(TcpListener::from_std(listener)?, routes, stopped.clone()));
+            }
+        }
+        tasks.spawn(evictor::run(Arc::clone(&sidecar), stopped.clone()));
+        tasks.spawn(idle::run(Arc::clone(&sidecar), stopped.clone()));
+        tasks.spawn(placements::follow(Arc::clone(&sidecar), stopped.clone()));
+
+        let outcome = tokio::select! {
+            told = until_told(&sidecar) => told.map_err(Error::from),
+            Some(ended) = tasks.join_next() => Err(Error::Ended(format!("{ended:?}"))),
+            () = any_finished(&workers) => Err(Error::Ended("a thread for connections".into())),
+        };
+        // Nobody can be waiting if all receivers are gone already.
+        let _ = stop.send(true);
+        while tasks.join_next().await.is_some() {}
+        for worker in workers {
+            let joined = tokio::task::spawn_blocking(|| worker.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                return outcome.and(Err(Error::Ended("a thread for connections panicked".into())));
+            }
+        }
+        outcome
+    })
+}
+
+/// SIGTERM drains first, SIGINT does not; a second signal ends a drain.
+async fn until_told(sidecar: &Arc<Sidecar>) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => return Ok(()),
+    }
+    control::begin_drain(sidecar);
+    tokio::select! {
+        () = evictor::drained(sidecar) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn worker(
+    sidecar: Arc<Sidecar>,
+    listener: std::net::TcpListener,
+    stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, Error> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("connections".into()).spawn(move || {
+        let local = LocalSet::new();
+        local.block_on(&runtime, async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => server::run(sidecar, listener, stop).await,
+                Err(error) => tracing::error!(%error, "a listener cannot be used"),
+            }
+        });
+    })?;
+    Ok(thread)
+}
+
+async fn any_finished(workers: &[JoinHandle<()>]) {
+    while !workers.iter().any(JoinHandle::is_finished) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn serve_http(listener: TcpListener, routes: axum::Router, mut stop: watch::Receiver<bool>) {
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, routes).into_future() => if let Err(error) = served {
+            tracing::error!(%error, "a port's server failed");
+        },
+        () = stopped => {}
+    }
+}
+
+fn bind(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Error> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map(Some).map_err(|error| Error::Bind { flag, address, error })
+}
+
+/// The client port; all threads for connections accept from it.
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    let bound = || {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bound().map_err(|error| Error::Bind { flag: "listen", address, error })
+}

@@ -1,0 +1,461 @@
+//! The connections that this sidecar holds, and the keys they belong to.
+//!
+//! One lock guards the view of the pool together with the keys, so that "is it mine?" and "then it is counted" are one
+//! step. It is taken once when a connection begins and once when it ends, never for its bytes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use ring::claim::{Arrival, ClaimAnswer, End, Entry, KeyState, Released};
+use ring::delta::Delta;
+use ring::settings::Notice;
+use ring::wire::{BreakCause, Claim, Peer};
+use ring::{Compiled, KeyHash, SlotId};
+use slab::Slab;
+
+use crate::relay::Link;
+use crate::view::View;
+
+/// Identifies a connection for as long as it is held.
+pub type ConnectionId = usize;
+type KeyId = usize;
+
+/// What the registry counts, since the process began.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Connections with a key whose client was told to go.
+    pub evicted: u64,
+    /// Connections of moved keys that arrived.
+    pub returned: u64,
+    /// Connections that we ended, by cause.
+    pub breaks: BTreeMap<BreakCause, u64>,
+}
+
+/// What is held, and where it belongs.
+#[derive(Debug)]
+pub struct Registry {
+    view: Arc<View>,
+    ids: HashMap<Arc<str>, KeyId>,
+    keys: Slab<KeyEntry>,
+    /// By key id, apart from the entries: a new placement walks all of them.
+    hashes: Vec<KeyHash>,
+    owners: Vec<Option<SlotId>>,
+    /// Keys whose owner is elsewhere, in the random order of their hashes.
+    moved: BTreeSet<(KeyHash, KeyId)>,
+    /// Keys that may have something to forget under a newer placement.
+    loose: HashSet<KeyId>,
+    connections: Slab<Connection>,
+    held: u64,
+    transit: u64,
+    leaving: u64,
+    /// Of those leaving, the ones with a key whose client has not been told yet.
+    undecided: u64,
+    totals: Totals,
+}
+
+#[derive(Debug)]
+struct KeyEntry {
+    key: Arc<str>,
+    state: KeyState<Peer>,
+    connections: Vec<ConnectionId>,
+    /// Connections that the previous owner evicted and that have not arrived here yet.
+    expected: u32,
+}
+
+#[derive(Debug)]
+struct Connection {
+    link: Arc<Link>,
+    kind: Kind,
+    leaving: Option<Leaving>,
+}
+
+/// What a connection is to this sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Its app is here, and it has a key.
+    Keyed(KeyId),
+    /// Its app is here.
+    Keyless,
+    /// Tunnelled to a peer.
+    Transit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leaving {
+    cause: BreakCause,
+    told: bool,
+}
+
+/// The right to one connection of a key, from its admission to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seat(KeyId);
+
+/// What the registry holds of keys that moved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Keys.
+    pub keys: u64,
+    /// Connections, without those already leaving.
+    pub connections: u64,
+    /// The same by the slot they belong to.
+    pub to: BTreeMap<SlotId, u64>,
+}
+
+/// Whether a handshake may go to the app here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Seated(Seat),
+    /// Its key's previous owners must be asked first.
+    Claim(Vec<Peer>),
+    /// It belongs to this peer.
+    Redirect(Peer),
+    /// No slot has a holder.
+    Nobody,
+    /// There is no placement: everything is accepted.
+    Unplaced,
+    /// The key has as many connections as `limits.perKey` allows.
+    KeyFull,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(view: View) -> Self {
+        Self {
+            view: Arc::new(view),
+            ids: HashMap::new(),
+            keys: Slab::new(),
+            hashes: Vec::new(),
+            owners: Vec::new(),
+            moved: BTreeSet::new(),
+            loose: HashSet::new(),
+            connections: Slab::new(),
+            held: 0,
+            transit: 0,
+            leaving: 0,
+            undecided: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// The pool as it is known now.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Puts a newer placement in force. The caller has checked that it is newer.
+    pub fn place(&mut self, placement: Arc<Compiled>) {
+        let old = self.view.placement.clone();
+        self.view = Arc::new(self.view.placed(Arc::clone(&placement)));
+        match old.filter(|old| old.placement().table.hasher == placement.placement().table.hasher) {
+            Some(old) => {
+                let delta = Delta::between(old.ring(), placement.ring());
+                for (hash, owner) in self.hashes.iter().zip(&mut self.owners) {
+                    *owner = match *owner {
+                        Some(slot) => delta.owner(*hash, slot),
+                        None => placement.ring().owner(*hash),
+                    };
+                }
+            }
+            None => {
+                for (id, entry) in &self.keys {
+                    self.hashes[id] = placement.hash(&entry.key);
+                    self.owners[id] = placement.ring().owner(self.hashes[id]);
+                }
+            }
+        }
+        let moving = placement.moving();
+        for id in self.loose.clone() {
+            if !moving {
+                self.keys[id].expected = 0;
+            }
+            self.forget_if_empty(id);
+        }
+        self.find_moved();
+    }
+
+    /// Learns that a sidecar, perhaps this one, is draining, or no longer is.
+    pub fn set_draining(&mut self, uid: &str, draining: bool) {
+        let mut view = View::clone(&self.view);
+        let changed = if draining { view.draining.insert(uid.to_owned()) } else { view.draining.remove(uid) };
+        if changed {
+            self.view = Arc::new(view);
+            self.find_moved();
+        }
+    }
+
+    /// Decides about a handshake for a key.
+    pub fn enter(&mut self, key: &str, arrival: Arrival, proof: Option<&Released>) -> Admission {
+        let Some(standing) = self.view.standing(key) else { return Admission::Unplaced };
+        let limits = self.view.settings().limits;
+        let id = self.key_id(key);
+        if limits.per_key > 0 && self.keys[id].state.connections() >= limits.per_key {
+            return Admission::KeyFull;
+        }
+        let by_key = self.view.settings().unit == ring::settings::Unit::Key;
+        let free = Released(standing.version);
+        let proof = if by_key { proof } else { Some(&free) };
+        let entry = self.keys[id].state.enter(&standing, arrival, proof);
+        if entry == Entry::Admit {
+            return Admission::Seated(Seat(id));
+        }
+        self.forget_if_empty(id);
+        match entry {
+            Entry::Claim(previous) => Admission::Claim(previous),
+            Entry::Redirect(owner) => Admission::Redirect(owner),
+            Entry::Nobody | Entry::Admit => Admission::Nobody,
+        }
+    }
+
+    /// Takes a seat where there is no placement: the key is remembered for the one that will come.
+    pub fn seat_unplaced(&mut self, key: &str) -> Seat {
+        let id = self.key_id(key);
+        let standing = ring::claim::Standing {
+            version: ring::Version::default(),
+            owner: Some(self.view.me.clone()),
+            mine: true,
+            previous: Vec::new(),
+        };
+        self.keys[id].state.enter(&standing, Arrival::Owner, None);
+        Seat(id)
+    }
+
+    /// Answers a peer that claims a key.
+    pub fn claim(&mut self, claim: &Claim) -> Option<ClaimAnswer<Peer>> {
+        let standing = self.view.standing(&claim.key)?;
+        let id = self.key_id(&claim.key);
+        let answer = self.keys[id].state.claim(&standing, claim.version, &claim.claimant);
+        self.loose.insert(id);
+        self.forget_if_empty(id);
+        Some(answer)
+    }
+
+    /// Remembers how many connections of a key are on their way here.
+    pub fn expect(&mut self, key: &str, away: u32) {
+        if away > 0 {
+            let id = self.key_id(key);
+            self.keys[id].expected += away;
+            self.loose.insert(id);
+        }
+    }
+
+    /// The app has accepted the handshake of a seat.
+    pub fn register(&mut self, seat: &Seat, link: Arc<Link>) -> ConnectionId {
+        let id = self.connections.insert(Connection { link, kind: Kind::Keyed(seat.0), leaving: None });
+        let entry = &mut self.keys[seat.0];
+        entry.connections.push(id);
+        if entry.expected > 0 {
+            entry.expected -= 1;
+            self.totals.returned += 1;
+        }
+        self.held += 1;
+        self.note_moved(seat.0);
+        id
+    }
+
+    /// The seat's handshake came to nothing.
+    pub fn vacate(&mut self, seat: &Seat) {
+        self.keys[seat.0].state.close(End::Other);
+        self.forget_if_empty(seat.0);
+    }
+
+    /// A connection without a key, whose app is here.
+    pub fn register_keyless(&mut self, link: Arc<Link>) -> ConnectionId {
+        self.held += 1;
+        self.connections.insert(Connection { link, kind: Kind::Keyless, leaving: None })
+    }
+
+    /// A connection that is tunnelled to a peer.
+    pub fn register_transit(&mut self, link: Arc<Link>) -> ConnectionId {
+        self.transit += 1;
+        self.connections.insert(Connection { link, kind: Kind::Transit, leaving: None })
+    }
+
+    /// Begins the eviction of one moved key, the first in the order of hashes whose new slot is allowed; says how many
+    /// connections it began with.
+    pub fn evict_next(&mut self, allows: impl Fn(Option<SlotId>) -> bool) -> u64 {
+        let next = self.moved.iter().find(|(_, id)| allows(self.owners[*id]) && self.has_staying(*id));
+        let Some(&(_, key)) = next else { return 0 };
+        let connections = self.keys[key].connections.clone();
+        // Without a slot of its own the whole pod is being emptied.
+        let emptied = self.view.slot.is_none() || self.view.draining.contains(&self.view.me.uid);
+        let cause = if emptied { BreakCause::Drain } else { BreakCause::Move };
+        let one = self.view.settings().unit == ring::settings::Unit::Connection;
+        let mut begun = 0;
+        for id in connections {
+            if self.connections[id].leaving.is_none() && !(one && begun > 0) {
+                self.leave(id, cause);
+                begun += 1;
+            }
+        }
+        begun
+    }
+
+    /// Begins the eviction of one connection that has no key here: without one, or in transit.
+    pub fn evict_unkeyed(&mut self) -> u64 {
+        let unkeyed = |c: &Connection| c.leaving.is_none() && !matches!(c.kind, Kind::Keyed(_));
+        let Some((id, kind)) = self.connections.iter().find(|(_, c)| unkeyed(c)).map(|(id, c)| (id, c.kind)) else {
+            return 0;
+        };
+        self.leave(id, if kind == Kind::Transit { BreakCause::EntryLost } else { BreakCause::Drain });
+        1
+    }
+
+    fn leave(&mut self, id: ConnectionId, cause: BreakCause) {
+        let connection = &mut self.connections[id];
+        connection.leaving = Some(Leaving { cause, told: false });
+        connection.link.evict();
+        if let Kind::Keyed(key) = connection.kind {
+            self.keys[key].state.leave();
+            self.undecided += 1;
+        }
+        self.leaving += 1;
+    }
+
+    /// Closes a connection for a limit, at once.
+    pub fn cut(&mut self, id: ConnectionId) {
+        *self.totals.breaks.entry(BreakCause::Limit).or_default() += 1;
+        self.connections[id].link.reset();
+    }
+
+    /// At the moment the notice would be sent: whether the connection must still go. From here on it is told.
+    pub fn confirm(&mut self, id: ConnectionId) -> Option<Notice> {
+        let connection = &self.connections[id];
+        let leaving = connection.leaving.filter(|leaving| !leaving.told)?;
+        if let Kind::Keyed(key) = connection.kind {
+            self.undecided -= 1;
+            if !self.moved.contains(&(self.hashes[key], key)) {
+                self.keys[key].state.stay();
+                self.connections[id].leaving = None;
+                self.leaving -= 1;
+                return None;
+            }
+            self.totals.evicted += 1;
+        }
+        self.connections[id].leaving = Some(Leaving { told: true, ..leaving });
+        *self.totals.breaks.entry(leaving.cause).or_default() += 1;
+        Some(self.view.settings().notice.clone())
+    }
+
+    /// The app's side of a connection has closed, or the connection is gone.
+    pub fn remove(&mut self, id: ConnectionId) {
+        let connection = self.connections.remove(id);
+        self.leaving -= u64::from(connection.leaving.is_some());
+        match connection.kind {
+            Kind::Transit => self.transit -= 1,
+            Kind::Keyless => self.held -= 1,
+            Kind::Keyed(key) => {
+                self.held -= 1;
+                let entry = &mut self.keys[key];
+                entry.connections.retain(|other| *other != id);
+                match connection.leaving {
+                    Some(Leaving { told: true, .. }) => {
+                        entry.state.close(End::Evicted);
+                        self.loose.insert(key);
+                    }
+                    Some(Leaving { told: false, .. }) => {
+                        self.undecided -= 1;
+                        entry.state.stay();
+                        entry.state.close(End::Other);
+                    }
+                    None => entry.state.close(End::Other),
+                }
+                self.forget_if_empty(key);
+            }
+        }
+    }
+
+    /// What moved and is still here.
+    pub fn moved(&self) -> Moved {
+        let mut moved = Moved::default();
+        for (_, id) in &self.moved {
+            let staying = self.keys[*id].connections.iter().filter(|c| self.connections[**c].leaving.is_none()).count();
+            moved.keys += u64::from(!self.keys[*id].connections.is_empty());
+            moved.connections += staying as u64;
+            if let Some(slot) = self.owners[*id] {
+                *moved.to.entry(slot).or_default() += staying as u64;
+            }
+        }
+        moved
+    }
+
+    /// Evictions that a grant has paid for: told, or about to be.
+    pub fn spent(&self) -> u64 {
+        self.totals.evicted + self.undecided
+    }
+
+    /// Totals since the process began.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Connections whose app is here.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Connections tunnelled to a peer.
+    pub fn transit(&self) -> u64 {
+        self.transit
+    }
+
+    /// Connections being evicted.
+    pub fn leaving(&self) -> u64 {
+        self.leaving
+    }
+
+    /// Every connection.
+    pub fn links(&self) -> impl Iterator<Item = (ConnectionId, &Arc<Link>)> {
+        self.connections.iter().map(|(id, connection)| (id, &connection.link))
+    }
+
+    fn has_staying(&self, id: KeyId) -> bool {
+        self.keys[id].connections.iter().any(|c| self.connections[*c].leaving.is_none())
+    }
+
+    fn key_id(&mut self, key: &str) -> KeyId {
+        if let Some(id) = self.ids.get(key) {
+            return *id;
+        }
+        let key: Arc<str> = key.into();
+        let state = KeyState::default();
+        let id = self.keys.insert(KeyEntry { key: Arc::clone(&key), state, connections: Vec::new(), expected: 0 });
+        self.ids.insert(Arc::clone(&key), id);
+        if self.hashes.len() <= id {
+            self.hashes.resize(id + 1, KeyHash(0));
+            self.owners.resize(id + 1, None);
+        }
+        if let Some(placement) = &self.view.placement {
+            self.hashes[id] = placement.hash(&key);
+            self.owners[id] = placement.ring().owner(self.hashes[id]);
+        }
+        id
+    }
+
+    fn forget_if_empty(&mut self, id: KeyId) {
+        let (version, moving) = (self.view.version(), self.view.moving());
+        let entry = &mut self.keys[id];
+        if entry.state.settle(version, moving) || (moving && entry.expected > 0) {
+            return;
+        }
+        self.ids.remove(&entry.key);
+        self.keys.remove(id);
+        self.moved.remove(&(self.hashes[id], id));
+        self.loose.remove(&id);
+    }
+
+    fn note_moved(&mut self, id: KeyId) {
+        if self.view.is_moved(self.owners[id]) {
+            self.moved.insert((self.hashes[id], id));
+        }
+    }
+
+    fn find_moved(&mut self) {
+        self.moved.clear();
+        for (id, _) in &self.keys {
+            if self.view.is_moved(self.owners[id]) {
+                self.moved.insert((self.hashes[id], id));
+            }
+        }
+    }
+}

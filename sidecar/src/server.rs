@@ -1,0 +1,100 @@
+//! The client port: one task per connection, from its first byte to its last.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::head::{self, HeadLimits};
+use crate::sidecar::Sidecar;
+use crate::upgrade::Connected;
+use crate::{peers, plain, upgrade};
+
+/// How long to wait when accepting fails, for want of file descriptors for example.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until `stop` turns true; then ends every connection that is left.
+pub async fn run(sidecar: Arc<Sidecar>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, remote)) => {
+                    connections.spawn_local(serve(Arc::clone(&sidecar), stream, remote));
+                }
+                Err(error) => {
+                    sidecar.metrics.accept_errors.inc();
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection's task failed");
+                }
+            }
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+/// One connection. What only its beginning needs is boxed, so that a long life costs little memory.
+async fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, remote: SocketAddr) {
+    if let Some(connected) = Box::pin(begin(sidecar, stream, remote)).await {
+        connected.relay().await;
+    }
+}
+
+/// The first head says whether it is a WebSocket handshake or anything else.
+async fn begin(sidecar: Arc<Sidecar>, mut stream: TcpStream, remote: SocketAddr) -> Option<Connected> {
+    if let Err(error) = peers::tune(&stream) {
+        tracing::debug!(%error, "a connection ended before it began");
+        return None;
+    }
+    let error = match head::read_request(&mut stream, HeadLimits::default()).await {
+        Err(error) => error,
+        Ok(head) => match head.upgrade() {
+            None => return plain::serve(sidecar, stream, remote, head).await,
+            Some(Ok(_)) => return upgrade::serve(sidecar, stream, remote, head).await,
+            Some(Err(error)) => error,
+        },
+    };
+    if let Some(answer) = error.response() {
+        sidecar.metrics.bad_request(error.label());
+        tracing::debug!(%error, "a request was refused");
+        answer_and_close(&mut stream, &answer).await;
+    }
+    None
+}
+
+/// Writes a last answer and closes, so that the client can read it: what it still sends is read and dropped for a
+/// moment, since closing with unread bytes resets the connection.
+pub async fn answer_and_close(stream: &mut TcpStream, answer: &[u8]) {
+    let linger = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        let mut sink = [0; 4096];
+        while tokio::io::AsyncReadExt::read(stream, &mut sink).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    // A client that goes away, or goes on sending, gets no more than this.
+    let _ = tokio::time::timeout(Duration::from_secs(2), linger).await;
+}
+
+/// A short answer in plain text that ends the connection.
+pub fn text_answer(status: http::StatusCode, extra: &str, sentence: &str) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let length = sentence.len() + 1;
+    format!(
+        "HTTP/1.1 {} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n{extra}\r\n{sentence}\n",
+        status.as_u16()
+    )
+    .into_bytes()
+}

@@ -1,0 +1,455 @@
+//! A WebSocket handshake: from its head to the connection it becomes, at the app here or through a peer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use ring::claim::Arrival;
+use ring::settings::{Missing, Notice, OwnerUnreachable};
+use ring::wire::{Peer, header};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, Refusal};
+use crate::head::{Edit, RequestHead};
+use crate::origin::{self, Origin};
+use crate::registry::ConnectionId;
+use crate::relay::{self, Early, Ended, Hooks, Link};
+use crate::response::{self, ResponseHead};
+use crate::server::{answer_and_close, text_answer};
+use crate::sidecar::Sidecar;
+use crate::view::View;
+use crate::{key, peers};
+
+/// How often a peer may send a handshake on.
+const REDIRECTS: u32 = 2;
+/// How long the search for a next-best slot may take in all.
+const FALLBACK_LIMIT: Duration = Duration::from_millis(1500);
+/// How long handshakes wait for an app that refuses connections, before its keys go to their next-best slots.
+const APP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a handshake may take to be answered.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+const SWITCHING: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
+/// In a 503 between sidecars: the app behind the sidecar does not answer.
+const APP_DOWN: &str = "wspool-app";
+
+/// Where a handshake ended up.
+enum Reached {
+    /// The app here.
+    App(TcpStream, Place),
+    /// A peer, through which it reaches its owner.
+    Peer(TcpStream),
+}
+
+/// Why a handshake reached nobody.
+enum Failure {
+    Refused(Refusal),
+    /// For a peer that asked: this sidecar owns the key.
+    Redirect(Peer),
+    AppDown,
+    /// The app or a peer ended the connection, or was silent.
+    BadGateway(String),
+}
+
+/// A handshake that the app has accepted: held in the registry from now on.
+pub struct Accepted {
+    upstream: TcpStream,
+    to_client: Vec<u8>,
+    link: Arc<Link>,
+    held: Held,
+}
+
+/// A WebSocket connection, ready to be relayed.
+pub struct Connected {
+    client: TcpStream,
+    to_app: Vec<u8>,
+    accepted: Accepted,
+}
+
+impl Accepted {
+    /// Joins it with its client; `rest` is what the client has sent behind its head.
+    pub fn with_client(self, client: TcpStream, rest: Vec<u8>) -> Connected {
+        Connected { client, to_app: rest, accepted: self }
+    }
+}
+
+impl Connected {
+    /// Relays it until it ends.
+    pub async fn relay(self) {
+        let Self { client, to_app, accepted: Accepted { upstream, to_client, link, held } } = self;
+        let ended = relay::relay(client, upstream, Early { to_app, to_client }, &link, &held).await;
+        if let Ended::Evicted { manner, discarded } = ended {
+            held.sidecar.metrics.evicted(manner.label(), discarded);
+        }
+    }
+}
+
+/// Takes one handshake to its app. `None` when it came to nothing, and the client has been told.
+pub async fn serve(
+    sidecar: Arc<Sidecar>,
+    mut client: TcpStream,
+    remote: SocketAddr,
+    mut head: RequestHead,
+) -> Option<Connected> {
+    let (reached, from_peer) = match Handshake::new(&sidecar, remote, &head) {
+        Ok(handshake) => (handshake.reach(&head).await, handshake.from_peer),
+        Err(answer) => {
+            answer_and_close(&mut client, &answer).await;
+            return None;
+        }
+    };
+    let (reached, response) = match reached {
+        Ok(reached) => reached,
+        Err(failure) => {
+            answer_and_close(&mut client, &failure.answer(&sidecar, from_peer)).await;
+            return None;
+        }
+    };
+    if response.status() != SWITCHING {
+        let mut upstream = reached.into_stream();
+        if let Err(error) = response::relay_response(response, &mut upstream, &mut client).await {
+            tracing::debug!(%error, "an answer that is not a 101 could not be passed on whole");
+        }
+        return None;
+    }
+    let (switching, to_client) = response.into_switching();
+    // Held before the client can know: a claim that comes now finds it here.
+    let accepted = reached.hold(&sidecar, to_client);
+    client.write_all(&switching).await.ok()?;
+    Some(accepted.with_client(client, head.take_rest()))
+}
+
+/// What came of a handshake on a connection that hyper serves.
+pub enum Outcome {
+    /// Its 101, and what follows.
+    Switched(Vec<u8>, Accepted),
+    /// The app's other answer, its body whole.
+    Answered(Vec<u8>, Vec<u8>),
+    /// Our own answer.
+    Refused(Vec<u8>),
+}
+
+/// Takes a handshake to its app that came on a connection which hyper serves: the answer goes through hyper, too.
+pub async fn accept(sidecar: &Arc<Sidecar>, remote: SocketAddr, head: RequestHead) -> Outcome {
+    let handshake = match Handshake::new(sidecar, remote, &head) {
+        Ok(handshake) => handshake,
+        Err(answer) => return Outcome::Refused(answer),
+    };
+    let (reached, response) = match handshake.reach(&head).await {
+        Ok(reached) => reached,
+        Err(failure) => return Outcome::Refused(failure.answer(sidecar, handshake.from_peer)),
+    };
+    if response.status() == SWITCHING {
+        let (raw, to_client) = response.into_switching();
+        return Outcome::Switched(raw, reached.hold(sidecar, to_client));
+    }
+    match response::collect(response, &mut reached.into_stream()).await {
+        Ok((raw, body)) => Outcome::Answered(raw, body),
+        Err(error) => Outcome::Refused(text_answer(StatusCode::BAD_GATEWAY, "", &error.to_string())),
+    }
+}
+
+impl Reached {
+    fn into_stream(self) -> TcpStream {
+        match self {
+            Self::App(stream, _) | Self::Peer(stream) => stream,
+        }
+    }
+
+    fn hold(self, sidecar: &Arc<Sidecar>, to_client: Vec<u8>) -> Accepted {
+        let link = Arc::new(Link::new());
+        let (upstream, held) = match self {
+            Self::App(stream, place) => (stream, Held::new(sidecar, Some(place), &link)),
+            Self::Peer(stream) => (stream, Held::new(sidecar, None, &link)),
+        };
+        Accepted { upstream, to_client, link, held }
+    }
+}
+
+/// A handshake whose origin and key are known.
+struct Handshake<'a> {
+    sidecar: &'a Arc<Sidecar>,
+    view: Arc<View>,
+    key: Option<String>,
+    arrival: Arrival,
+    from_peer: bool,
+    forwarded_for: Option<std::net::IpAddr>,
+    began: Instant,
+}
+
+impl<'a> Handshake<'a> {
+    fn new(sidecar: &'a Arc<Sidecar>, remote: SocketAddr, head: &RequestHead) -> Result<Self, Vec<u8>> {
+        let (view, full) = {
+            let registry = sidecar.registry();
+            let view = Arc::clone(registry.view());
+            let limit = u64::from(view.settings().limits.connections);
+            let full = limit > 0 && registry.held() + registry.transit() >= limit;
+            (view, full)
+        };
+        let refuse = |refusal: Refusal| {
+            sidecar.metrics.refused(refusal.label());
+            text_answer(refusal.status(), RETRY_AFTER, &refusal.to_string())
+        };
+        if full {
+            return Err(refuse(Refusal::Full));
+        }
+        let (key, arrival, from_peer) = match origin::origin(&view, remote.ip(), |name| head.header(name)) {
+            Origin::Peer { key, arrival } => (key, arrival, true),
+            Origin::Misdirected => {
+                let sentence = "this is another sidecar than the one that was meant";
+                return Err(text_answer(StatusCode::MISDIRECTED_REQUEST, "", sentence));
+            }
+            origin => {
+                if origin == Origin::False {
+                    sidecar.metrics.false_peers.inc();
+                }
+                let key = key::key_of(head, &view.settings().key).map_err(|error| {
+                    sidecar.metrics.bad_request(error.label());
+                    text_answer(StatusCode::BAD_REQUEST, "", &error.to_string())
+                })?;
+                (key, Arrival::Owner, false)
+            }
+        };
+        if key.is_none() && !from_peer && view.settings().key.missing == Missing::Reject {
+            return Err(refuse(Refusal::KeyMissing));
+        }
+        let forwarded_for = (!from_peer).then(|| remote.ip());
+        Ok(Self { sidecar, view, key, arrival, from_peer, forwarded_for, began: Instant::now() })
+    }
+
+    /// Finds the app or the peer that takes the handshake, and gets its answer.
+    async fn reach(&self, head: &RequestHead) -> Result<(Reached, ResponseHead), Failure> {
+        let mut decision = self.decide(self.arrival).await;
+        let mut arrival = self.arrival;
+        let mut redirects = 0;
+        let mut passed_over: Vec<String> = Vec::new();
+        loop {
+            let peer = match decision {
+                Decision::Refused(refusal) => return Err(Failure::Refused(refusal)),
+                Decision::There(peer) if self.from_peer => return Err(Failure::Redirect(peer)),
+                Decision::There(peer) => peer,
+                Decision::Here(place) => match self.ask_app(head, place).await {
+                    Err(Failure::AppDown) if !self.from_peer && self.key.is_some() => self.view.me.clone(),
+                    answered => return answered,
+                },
+            };
+            let answer = if peer.uid == self.view.me.uid {
+                Asked::Unreachable
+            } else {
+                self.ask_peer(head, &peer, arrival).await?
+            };
+            match answer {
+                Asked::Answered(stream, response) => return Ok((Reached::Peer(stream), response)),
+                Asked::Redirected { to, epoch } => {
+                    redirects += 1;
+                    self.sidecar.metrics.redirects.inc();
+                    if redirects > REDIRECTS {
+                        return Err(Failure::Refused(Refusal::StillLeaving));
+                    }
+                    if epoch < self.view.version().epoch {
+                        tokio::time::sleep(PLACEMENT_WAIT).await;
+                    }
+                    let mine = to.uid == self.view.me.uid;
+                    decision = if mine { self.decide(Arrival::Owner).await } else { Decision::There(to) };
+                }
+                Asked::Unreachable => {
+                    passed_over.push(peer.uid);
+                    arrival = Arrival::Fallback;
+                    decision = self.next_best(&passed_over).await;
+                }
+            }
+        }
+    }
+
+    async fn decide(&self, arrival: Arrival) -> Decision {
+        match &self.key {
+            Some(key) => admission::admit(self.sidecar, key, arrival).await,
+            None if self.from_peer => Decision::Here(Place::keyless(self.sidecar)),
+            None => admission::spread(self.sidecar, &self.view),
+        }
+    }
+
+    /// The best slot that has not failed yet.
+    async fn next_best(&self, passed_over: &[String]) -> Decision {
+        let unreachable = Decision::Refused(Refusal::Unreachable);
+        let Some(key) = &self.key else {
+            return if passed_over.len() > REDIRECTS as usize {
+                unreachable
+            } else {
+                admission::spread(self.sidecar, &self.view)
+            };
+        };
+        let late = self.began.elapsed() > FALLBACK_LIMIT + APP_PATIENCE;
+        if late || self.view.settings().owner_unreachable == OwnerUnreachable::Reject {
+            return unreachable;
+        }
+        let able = |peer: &Peer| !passed_over.contains(&peer.uid) && !self.sidecar.peers.is_suspect(&peer.uid);
+        match self.view.fallbacks(key).into_iter().find(able) {
+            None => unreachable,
+            Some(peer) => {
+                self.sidecar.metrics.fallbacks.inc();
+                if peer.uid == self.view.me.uid { self.decide(Arrival::Fallback).await } else { Decision::There(peer) }
+            }
+        }
+    }
+
+    /// Passes the handshake to the app here.
+    async fn ask_app(&self, head: &RequestHead, place: Place) -> Result<(Reached, ResponseHead), Failure> {
+        let Some(address) = self.sidecar.config.upstream else { return Err(Failure::Refused(Refusal::NoHolder)) };
+        let per_second = self.view.settings().limits.handshakes_per_second;
+        let turn = self.sidecar.turnstile.pass(per_second).await;
+        turn.map_err(|_| Failure::Refused(Refusal::QueueFull))?;
+        let began = Instant::now();
+        let metrics = &self.sidecar.metrics;
+        let patience = if self.view.placement.is_some() { APP_PATIENCE } else { Duration::ZERO };
+        let mut app = dial_app(address, patience).await.map_err(|error| {
+            metrics.failed.inc();
+            tracing::debug!(%address, %error, "the app cannot be reached");
+            if self.view.placement.is_some() {
+                Failure::AppDown
+            } else {
+                Failure::BadGateway(format!("the app at {address} cannot be reached: {error}"))
+            }
+        })?;
+        let edit = Edit { forwarded_for: self.forwarded_for, add: &origin::headers_for_app(&self.view) };
+        let response = exchange(&mut app, &head.rewrite(&edit)).await.inspect_err(|_| {
+            metrics.failed.inc();
+        })?;
+        if response.status() == SWITCHING {
+            metrics.handshake(began.elapsed());
+        } else if response.status().is_server_error() {
+            metrics.failed.inc();
+        }
+        Ok((Reached::App(app, place), response))
+    }
+
+    /// Passes the handshake to a peer.
+    async fn ask_peer(&self, head: &RequestHead, peer: &Peer, arrival: Arrival) -> Result<Asked, Failure> {
+        let Ok(mut stream) = self.sidecar.peers.dial(peer).await else { return Ok(Asked::Unreachable) };
+        let headers = origin::headers_for(&self.view, peer, self.key.as_deref(), arrival);
+        let edit = Edit { forwarded_for: self.forwarded_for, add: &headers };
+        let Ok(response) = exchange(&mut stream, &head.rewrite(&edit)).await else {
+            return Ok(Asked::Unreachable);
+        };
+        if response.status() == StatusCode::MISDIRECTED_REQUEST {
+            return Ok(redirected(&response));
+        }
+        if response.header(APP_DOWN).is_some() {
+            return Ok(Asked::Unreachable);
+        }
+        Ok(Asked::Answered(stream, response))
+    }
+}
+
+/// What a peer made of a handshake.
+enum Asked {
+    Answered(TcpStream, ResponseHead),
+    Redirected { to: Peer, epoch: u64 },
+    Unreachable,
+}
+
+fn redirected(response: &ResponseHead) -> Asked {
+    let text = |name| response.header(name).and_then(|value| std::str::from_utf8(value).ok());
+    let epoch = text(header::EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+    match (text(header::OWNER), text(header::ADDRESS)) {
+        (Some(uid), Some(address)) => {
+            Asked::Redirected { to: Peer { uid: uid.to_owned(), address: address.to_owned() }, epoch }
+        }
+        // Not the sidecar that was meant: its address has been given to another.
+        _ => Asked::Unreachable,
+    }
+}
+
+/// Connects to the app, with patience for one that is restarting.
+pub async fn dial_app(address: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
+    let until = Instant::now() + patience;
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match tokio::time::timeout(Duration::from_secs(5), peers::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) if Instant::now() + pause > until => return Err(error),
+            Err(_) if Instant::now() > until => return Err(std::io::ErrorKind::TimedOut.into()),
+            _ => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+async fn exchange(stream: &mut TcpStream, head: &[u8]) -> Result<ResponseHead, Failure> {
+    stream.write_all(head).await.map_err(|error| Failure::BadGateway(error.to_string()))?;
+    let response = response::read_response(stream, RESPONSE_TIMEOUT).await;
+    response.map_err(|error| Failure::BadGateway(error.to_string()))
+}
+
+const RETRY_AFTER: &str = "Retry-After: 1\r\n";
+
+impl Failure {
+    fn answer(&self, sidecar: &Sidecar, from_peer: bool) -> Vec<u8> {
+        match self {
+            Self::Refused(refusal) => {
+                sidecar.metrics.refused(refusal.label());
+                text_answer(refusal.status(), RETRY_AFTER, &refusal.to_string())
+            }
+            Self::Redirect(owner) => {
+                let epoch = sidecar.view().version().epoch;
+                let headers = format!(
+                    "{}: {}\r\n{}: {}\r\n{}: {epoch}\r\n",
+                    header::OWNER,
+                    owner.uid,
+                    header::ADDRESS,
+                    owner.address,
+                    header::EPOCH
+                );
+                text_answer(StatusCode::MISDIRECTED_REQUEST, &headers, "this key belongs to another sidecar")
+            }
+            Self::AppDown => {
+                sidecar.metrics.refused("app_down");
+                let extra = if from_peer { format!("{APP_DOWN}: down\r\n{RETRY_AFTER}") } else { RETRY_AFTER.into() };
+                text_answer(StatusCode::SERVICE_UNAVAILABLE, &extra, "the app does not accept connections")
+            }
+            Self::BadGateway(why) => {
+                sidecar.metrics.refused("bad_gateway");
+                text_answer(StatusCode::BAD_GATEWAY, "", why)
+            }
+        }
+    }
+}
+
+/// A connection in the registry, for as long as the app's side of it lives.
+struct Held {
+    sidecar: Arc<Sidecar>,
+    id: ConnectionId,
+    removed: AtomicBool,
+}
+
+impl Held {
+    fn new(sidecar: &Arc<Sidecar>, place: Option<Place>, link: &Arc<Link>) -> Self {
+        let id = match place {
+            Some(place) => place.register(Arc::clone(link)),
+            None => sidecar.registry().register_transit(Arc::clone(link)),
+        };
+        Self { sidecar: Arc::clone(sidecar), id, removed: AtomicBool::new(false) }
+    }
+}
+
+impl Hooks for Held {
+    fn confirm(&self) -> Option<Arc<Notice>> {
+        self.sidecar.registry().confirm(self.id).map(Arc::new)
+    }
+
+    fn app_closed(&self) {
+        if !self.removed.swap(true, Ordering::AcqRel) {
+            self.sidecar.registry().remove(self.id);
+            self.sidecar.released.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.app_closed();
+    }
+}

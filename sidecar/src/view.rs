@@ -1,0 +1,117 @@
+//! What this sidecar knows of its pool: the newest placement, and its own place in it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ring::claim::Standing;
+use ring::settings::Settings;
+use ring::wire::Peer;
+use ring::{Compiled, Holder, KeyHash, SlotId, Version};
+
+/// An immutable snapshot; a new one replaces it whenever anything in it changes.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// This sidecar.
+    pub me: Peer,
+    /// The newest placement. Without one the sidecar is a plain reverse proxy.
+    pub placement: Option<Arc<Compiled>>,
+    /// The slot that this sidecar holds under it.
+    pub slot: Option<SlotId>,
+    /// Sidecars that said they are draining, this one included: their keys belong to their next-best slots.
+    pub draining: BTreeSet<String>,
+    /// In force until a placement brings its own.
+    pub defaults: Arc<Settings>,
+}
+
+impl View {
+    /// A sidecar that knows of no pool.
+    pub fn new(me: Peer, defaults: Settings) -> Self {
+        Self { me, placement: None, slot: None, draining: BTreeSet::new(), defaults: Arc::new(defaults) }
+    }
+
+    /// The same sidecar under a newer placement.
+    #[must_use]
+    pub fn placed(&self, placement: Arc<Compiled>) -> Self {
+        let slot = placement.slot_of(&self.me.uid);
+        let mut draining = self.draining.clone();
+        draining.retain(|uid| placement.slot_of(uid).is_some());
+        Self { placement: Some(placement), slot, draining, ..self.clone() }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        self.placement.as_ref().map_or(&self.defaults, |placement| &placement.placement().settings)
+    }
+
+    /// The version of the placement; the lowest without one.
+    pub fn version(&self) -> Version {
+        self.placement.as_ref().map(|placement| placement.version()).unwrap_or_default()
+    }
+
+    /// The UID of the pool; empty without a placement.
+    pub fn pool_uid(&self) -> &str {
+        self.placement.as_ref().map_or("", |placement| &placement.placement().pool_uid)
+    }
+
+    /// Whether previous owners may still hold keys.
+    pub fn moving(&self) -> bool {
+        self.placement.as_ref().is_some_and(|placement| placement.moving())
+    }
+
+    /// Where a key stands. `None` without a placement.
+    pub fn standing(&self, key: &str) -> Option<Standing<Peer>> {
+        let placement = self.placement.as_deref()?;
+        let hash = placement.hash(key);
+        let mut previous: Vec<Peer> = placement.previous_holders(key).into_iter().map(peer).collect();
+        let owner = self.owner_slot(placement, hash).and_then(|slot| placement.holder(slot));
+        if !self.draining.is_empty() {
+            // A draining owner may still hold the key: it is asked as a previous owner is.
+            let slots = placement.ring().ranked(hash);
+            let holders = slots.into_iter().filter_map(|slot| placement.holder(slot));
+            let passed_over = holders.take_while(|holder| self.draining.contains(&holder.uid));
+            previous.extend(passed_over.map(peer));
+        }
+        previous.retain(|p| p.uid != self.me.uid && owner.is_none_or(|owner| owner.uid != p.uid));
+        previous.dedup_by(|a, b| a.uid == b.uid);
+        let mine = owner.is_some_and(|owner| owner.uid == self.me.uid);
+        Some(Standing { version: placement.version(), owner: owner.map(peer), mine, previous })
+    }
+
+    /// The slot a key belongs to: its owner's, or its next-best while that one drains.
+    fn owner_slot(&self, placement: &Compiled, hash: KeyHash) -> Option<SlotId> {
+        let owner = placement.ring().owner(hash)?;
+        if self.draining.is_empty() {
+            return Some(owner);
+        }
+        let stays = |slot: &SlotId| placement.holder(*slot).is_some_and(|h| !self.draining.contains(&h.uid));
+        placement.ring().ranked(hash).into_iter().find(stays).or(Some(owner))
+    }
+
+    /// The holders that a key goes to when its owner cannot be reached, best first.
+    pub fn fallbacks(&self, key: &str) -> Vec<Peer> {
+        let Some(placement) = self.placement.as_deref() else { return Vec::new() };
+        let ranked = placement.ring().ranked(placement.hash(key)).into_iter();
+        let holders = ranked.filter_map(|slot| placement.holder(slot));
+        holders.filter(|holder| !self.draining.contains(&holder.uid)).map(peer).collect()
+    }
+
+    /// Everyone else in the pool: holders of slots, spares and routers.
+    pub fn peers(&self) -> Vec<Peer> {
+        let Some(placement) = self.placement.as_deref() else { return Vec::new() };
+        let placement = placement.placement();
+        let holders = placement.table.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        let all = holders.chain(&placement.others);
+        all.filter(|holder| holder.uid != self.me.uid).map(peer).collect()
+    }
+
+    /// Whether a held key, which its slot owns, belongs elsewhere now.
+    pub fn is_moved(&self, owner: Option<SlotId>) -> bool {
+        let leaving = self.draining.contains(&self.me.uid);
+        leaving || owner.is_some_and(|owner| self.slot != Some(owner))
+    }
+}
+
+/// A holder as its peers address it.
+pub fn peer(holder: &Holder) -> Peer {
+    Peer { uid: holder.uid.clone(), address: holder.address.clone() }
+}
