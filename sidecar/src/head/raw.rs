@@ -102,7 +102,7 @@ pub(crate) async fn read<E>(
 }
 
 /// Looks for the empty line, from where the last look ended, and returns the length of the head.
-fn scan(bytes: &[u8], from: &mut usize) -> Result<Option<usize>, Fault> {
+pub(super) fn scan(bytes: &[u8], from: &mut usize) -> Result<Option<usize>, Fault> {
     while let Some(byte) = bytes.get(*from) {
         let at = *from;
         match byte {

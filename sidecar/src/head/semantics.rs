@@ -11,9 +11,11 @@ pub(super) fn parse_error(error: httparse::Error, head: &[u8]) -> HeadError {
         httparse::Error::TooManyHeaders => Fault::TooManyFields.into(),
         httparse::Error::Version => {
             let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-            match line.rsplit(|byte| *byte == b' ').next() {
-                Some([b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']) => HeadError::UnknownVersion,
-                _ => HeadError::Version,
+            let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+            match words[..] {
+                [_, _, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']] => HeadError::UnknownVersion,
+                [_, _, _] => HeadError::Version,
+                _ => HeadError::RequestLine,
             }
         }
         _ => HeadError::RequestLine,
