@@ -136,7 +136,7 @@ mod tests {
     fn a_drain_hurries_when_its_time_is_short() {
         let start = Instant::now();
         let mut drain = DrainState::new(Duration::from_secs(15), start);
-        assert_eq!(drain.step(&facts(), start + Duration::from_millis(4_000)), Step::Evict(166 * 4));
+        assert_eq!(drain.step(&facts(), start + Duration::from_millis(4_000)), Step::Evict(666));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Wires the sidecar together.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -12,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WSPOOL_LOG").unwrap_or_else(|_| "info".into()))
         .init();
     match Args::parse().check().map_err(process::Error::from).and_then(process::run) {

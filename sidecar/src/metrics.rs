@@ -178,7 +178,7 @@ impl Metrics {
         }
     }
 
-    /// Everything in the text format of OpenMetrics.
+    /// Everything, in `OpenMetrics` text.
     pub fn encode(&self, report: &Report) -> Result<String, std::fmt::Error> {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.connections.get_or_create(&Kind { kind: "held" }).set(gauge(report.connections));

@@ -102,7 +102,7 @@ fn install(sidecar: &Sidecar, placement: Placement) -> Result<bool, Refused> {
             return if same { Ok(false) } else { Err(Refused::Conflicting(got)) };
         }
     }
-    registry.place(Arc::clone(&compiled));
+    registry.place(&compiled);
     let slot = registry.view().slot;
     drop(registry);
     // A holder of a slot that is being emptied has handed it over; a grant under the old version is void.
@@ -119,8 +119,7 @@ pub fn load(sidecar: &Sidecar) {
 }
 
 /// Follows the mounted file until `stop` turns true.
-pub async fn follow(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
-    let Some(file) = sidecar.config.placement.clone() else { return };
+pub async fn follow(sidecar: Arc<Sidecar>, file: PathBuf, mut stop: watch::Receiver<bool>) {
     let mut seen = stamp(&file);
     loop {
         tokio::select! {

@@ -78,7 +78,9 @@ pub fn run(config: Config) -> Result<(), Error> {
         }
         tasks.spawn(evictor::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(idle::run(Arc::clone(&sidecar), stopped.clone()));
-        tasks.spawn(placements::follow(Arc::clone(&sidecar), stopped.clone()));
+        if let Some(file) = sidecar.config.placement.clone() {
+            tasks.spawn(placements::follow(Arc::clone(&sidecar), file, stopped.clone()));
+        }
 
         let outcome = tokio::select! {
             told = until_told(&sidecar) => told.map_err(Error::from),

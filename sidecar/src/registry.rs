@@ -144,9 +144,9 @@ impl Registry {
     }
 
     /// Puts a newer placement in force. The caller has checked that it is newer.
-    pub fn place(&mut self, placement: Arc<Compiled>) {
+    pub fn place(&mut self, placement: &Arc<Compiled>) {
         let old = self.view.placement.clone();
-        self.view = Arc::new(self.view.placed(Arc::clone(&placement)));
+        self.view = Arc::new(self.view.placed(Arc::clone(placement)));
         match old.filter(|old| old.placement().table.hasher == placement.placement().table.hasher) {
             Some(old) => {
                 let delta = Delta::between(old.ring(), placement.ring());
@@ -459,3 +459,6 @@ impl Registry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+use ring::placement::{Predecessor, Slot, Table};
+use ring::settings::Settings;
+use ring::{Holder, Placement, Version};
+
+use super::*;
+
+fn peer(uid: &str) -> Peer {
+    Peer { uid: uid.into(), address: format!("{uid}:1") }
+}
+
+fn table(holders: &[&str]) -> Table {
+    let slots = holders.iter().enumerate().map(|(id, uid)| Slot {
+        id: SlotId(u32::try_from(id).unwrap()),
+        weight: 1,
+        holder: Some(Holder { name: (*uid).into(), uid: (*uid).into(), address: format!("{uid}:1") }),
+    });
+    Table { slots: slots.collect(), ..Table::default() }
+}
+
+/// A placement under an epoch, with the tables before it, newest first.
+fn placement(epoch: u64, holders: &[&str], before: &[(u64, &[&str])]) -> Arc<Compiled> {
+    let predecessors = before
+        .iter()
+        .map(|(epoch, holders)| Predecessor { version: Version { term: 1, epoch: *epoch }, table: table(holders) });
+    let placement = Placement {
+        pool: "chat".into(),
+        pool_uid: "pool".into(),
+        version: Version { term: 1, epoch },
+        table: table(holders),
+        predecessors: predecessors.collect(),
+        ..Placement::default()
+    };
+    Arc::new(placement.compile().unwrap())
+}
+
+/// The sidecar `a`, alone in its pool, with one connection of each key.
+fn holding(keys: u32) -> (Registry, Vec<(String, ConnectionId)>) {
+    let mut registry = Registry::new(View::new(peer("a"), Settings::default()));
+    registry.place(&placement(1, &["a"], &[]));
+    let held = (0..keys).map(|n| {
+        let key = format!("user-{n}");
+        let Admission::Seated(seat) = registry.enter(&key, Arrival::Owner, None) else { panic!("{key} is ours") };
+        let id = registry.register(&seat, Arc::new(Link::new()));
+        (key, id)
+    });
+    let held = held.collect();
+    (registry, held)
+}
+
+fn evict_all(registry: &mut Registry) -> u64 {
+    std::iter::from_fn(|| Some(registry.evict_next(|_| true)).filter(|begun| *begun > 0)).sum()
+}
+
+#[test]
+fn a_new_slot_moves_the_keys_it_owns_and_no_others() {
+    let (mut registry, held) = holding(1000);
+    let two = placement(2, &["a", "b"], &[(1, &["a"])]);
+    registry.place(&two);
+    let elsewhere = |key: &str| two.ring().owner(two.hash(key)) == Some(SlotId(1));
+    let expected = held.iter().filter(|(key, _)| elsewhere(key)).count() as u64;
+    assert_eq!(registry.moved().connections, expected);
+    assert_eq!(registry.moved().to, BTreeMap::from([(SlotId(1), expected)]));
+    assert_eq!(evict_all(&mut registry), expected);
+    for (key, id) in held {
+        let told = registry.confirm(id).is_some();
+        assert_eq!(told, elsewhere(&key), "{key}");
+    }
+    assert_eq!(registry.totals().evicted, expected);
+}
+
+#[test]
+fn an_eviction_is_called_off_when_the_key_comes_back_before_its_client_was_told() {
+    let (mut registry, held) = holding(100);
+    registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
+    let begun = evict_all(&mut registry);
+    assert!(begun > 0 && registry.spent() == begun);
+    registry.place(&placement(3, &["a"], &[(2, &["a", "b"]), (1, &["a"])]));
+    assert!(held.iter().all(|(_, id)| registry.confirm(*id).is_none()));
+    assert_eq!((registry.totals().evicted, registry.spent(), registry.leaving()), (0, 0, 0));
+}
+
+#[test]
+fn a_slot_that_has_not_acknowledged_gets_nothing() {
+    let (mut registry, _) = holding(100);
+    registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
+    assert_eq!(registry.evict_next(|slot| slot == Some(SlotId(7))), 0);
+}
+
+#[test]
+fn a_key_moves_whole() {
+    let (mut registry, held) = holding(50);
+    for (key, _) in &held {
+        let Admission::Seated(seat) = registry.enter(key, Arrival::Owner, None) else { panic!("{key} is ours") };
+        registry.register(&seat, Arc::new(Link::new()));
+    }
+    registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
+    assert_eq!(registry.evict_next(|_| true), 2);
+}
+
+#[test]
+fn what_was_evicted_is_told_to_the_claimant_once_it_is_released() {
+    let (mut registry, held) = holding(100);
+    registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
+    let moved = |id: ConnectionId, registry: &Registry| registry.connections[id].leaving.is_some();
+    evict_all(&mut registry);
+    let (key, id) = held.into_iter().find(|(_, id)| moved(*id, &registry)).unwrap();
+    let version = Version { term: 1, epoch: 2 };
+    let claim = Claim { key, version, pool_uid: "pool".into(), claimant: peer("b"), wait_ms: 0 };
+    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Leaving));
+    registry.confirm(id).unwrap();
+    registry.remove(id);
+    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 1 }));
+    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 0 }));
+}
+
+#[test]
+fn returns_are_counted_against_what_the_previous_owner_evicted() {
+    let mut registry = Registry::new(View::new(peer("b"), Settings::default()));
+    registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
+    let version = Released(Version { term: 1, epoch: 2 });
+    let two = placement(2, &["a", "b"], &[]);
+    let key =
+        (0..1000).map(|n| format!("user-{n}")).find(|k| two.ring().owner(two.hash(k)) == Some(SlotId(1))).unwrap();
+    assert_eq!(registry.enter(&key, Arrival::Owner, None), Admission::Claim(vec![peer("a")]));
+    registry.expect(&key, 1);
+    for _ in 0..2 {
+        let Admission::Seated(seat) = registry.enter(&key, Arrival::Owner, Some(&version)) else { panic!("released") };
+        registry.register(&seat, Arc::new(Link::new()));
+    }
+    assert_eq!(registry.totals().returned, 1, "the second device is new");
+}
+
+#[test]
+fn nothing_is_remembered_of_connections_that_have_gone() {
+    let (mut registry, held) = holding(100);
+    registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
+    evict_all(&mut registry);
+    for (_, id) in held {
+        registry.confirm(id);
+        registry.remove(id);
+    }
+    registry.place(&placement(3, &["a", "b"], &[]));
+    assert_eq!((registry.keys.len(), registry.ids.len(), registry.connections.len()), (0, 0, 0));
+    assert_eq!((registry.held(), registry.leaving(), registry.moved.len(), registry.loose.len()), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_draining_sidecar_moves_everything_to_the_next_best_slots() {
+    let (mut registry, held) = holding(100);
+    registry.place(&placement(2, &["a", "b"], &[]));
+    registry.set_draining("a", true);
+    assert_eq!(registry.moved().connections, 100);
+    let (key, _) = &held[0];
+    assert!(matches!(registry.enter("new-key", Arrival::Owner, None), Admission::Redirect(to) if to == peer("b")));
+    assert!(matches!(registry.enter(key, Arrival::Owner, None), Admission::Seated(_)), "its other device is here");
+}
