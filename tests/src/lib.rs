@@ -1,1 +1,46 @@
-//! To come.
+//! What end-to-end tests are made of. Everything a test proves, it proves on the real binaries and real sockets.
+//!
+//! ```text
+//!  Client, Crowd, Wire ──► Sidecar (a process) ──► App (in the test, writes the Guestbook), or Backend (a Wire)
+//!                             ▲
+//!            Plan (the test's own placements and grants), or Operator (a process)
+//! ```
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`process`] | a program under test, killed when dropped, its log shown when the test fails |
+//! | [`sidecar`], [`operator`] | the two programs |
+//! | [`plan`] | placements and grants that a test gives by itself |
+//! | [`app`], [`guestbook`] | WebSocket servers, and who was at which of them when |
+//! | [`client`], [`crowd`] | WebSocket clients: one, or many that come back by themselves |
+//! | [`wire`], [`frames`] | raw bytes, on both sides of a sidecar |
+//! | [`node`] | the `ws` library, as a server and as a client |
+//! | [`http`], [`ports`], [`wait`] | requests, free ports, conditions |
+//!
+//! The apps of a test share its one thread, so that the order in which they write the guestbook is the order in which
+//! things happened.
+
+pub mod app;
+pub mod client;
+pub mod crowd;
+pub mod frames;
+pub mod guestbook;
+pub mod http;
+pub mod node;
+pub mod operator;
+pub mod plan;
+pub mod ports;
+pub mod process;
+pub mod sidecar;
+pub mod wait;
+pub mod wire;
+
+pub use app::App;
+pub use client::Client;
+pub use crowd::Crowd;
+pub use guestbook::Guestbook;
+pub use operator::Operator;
+pub use plan::Plan;
+pub use sidecar::Sidecar;
+pub use wait::until;
+pub use wire::{Backend, Wire};
