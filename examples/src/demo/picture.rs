@@ -54,7 +54,7 @@ pub fn lines(scene: &Scene, width: usize) -> Vec<String> {
     lines.push(format!("{:<NAME$} {:room$} {:>COUNT$}", "away", "", tally.away()));
     lines.push(String::new());
     lines.push(format!(
-        "moved {}, untouched {}, {} breaks/s  {}",
+        "broken {}, untouched {}, {} breaks/s  {}",
         tally.broken(),
         tally.fates.len() - tally.broken(),
         tally.breaks_last_second,
