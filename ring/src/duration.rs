@@ -35,31 +35,35 @@ impl FromStr for GoDuration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, DurationError> {
-        let refused = || DurationError(text.to_owned());
-        let mut rest = text;
-        let mut total = Duration::ZERO;
-        if rest.is_empty() {
-            return Err(refused());
-        }
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(refused)?;
-            let number = &rest[..digits];
-            let well_formed = number.split('.').all(|part| !part.is_empty()) && number.matches('.').count() <= 1;
-            let value: f64 = number.parse().ok().filter(|_| well_formed).ok_or_else(refused)?;
-            let unit = &rest[digits..];
-            let (seconds, length) = match unit.as_bytes() {
-                [b'm', b's', ..] => (0.001, 2),
-                [b's', ..] => (1.0, 1),
-                [b'm', ..] => (60.0, 1),
-                [b'h', ..] => (3600.0, 1),
-                _ => return Err(refused()),
-            };
-            let part = Duration::try_from_secs_f64(value * seconds).map_err(|_| refused())?;
-            total = total.checked_add(part).ok_or_else(refused)?;
-            rest = &unit[length..];
-        }
-        Ok(Self(total))
+        let read = || {
+            let (mut nanos, mut rest) = part(text)?;
+            while !rest.is_empty() {
+                let (more, left) = part(rest)?;
+                nanos = nanos.checked_add(more)?;
+                rest = left;
+            }
+            Some(Self(Duration::from_nanos(nanos)))
+        };
+        read().ok_or_else(|| DurationError(text.to_owned()))
     }
+}
+
+/// Reads one number with its unit: nanoseconds, and what follows. Whole numbers throughout, so that nothing is rounded.
+fn part(text: &str) -> Option<(u64, &str)> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let (number, rest) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
+    // "ms" first: "m" begins it.
+    let units = [("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000_u64)];
+    let (unit, rest) = units.iter().find_map(|(name, unit)| Some((*unit, rest.strip_prefix(name)?)))?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if !is_number(whole) || !is_number(fraction) {
+        return None;
+    }
+    // No unit has more than 13 digits of nanoseconds.
+    let fraction = &fraction[..fraction.len().min(13)];
+    let of_one = u128::from(unit) * fraction.parse::<u128>().ok()? / 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let nanos = whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(u64::try_from(of_one).ok()?)?;
+    Some((nanos, rest))
 }
 
 impl fmt::Display for GoDuration {

@@ -1,0 +1,78 @@
+//! Settings: their defaults, their spelling, and what a mistake is told.
+
+use ring::duration::GoDuration;
+use ring::settings::{KeySource, Missing, NoticeProtocol, OwnerUnreachable, Settings, Trust, Unit};
+use serde_json::{Value, json};
+
+fn read(settings: Value) -> Result<Settings, String> {
+    serde_json::from_value(settings).map_err(|error| error.to_string())
+}
+
+#[test]
+fn settings_that_say_nothing_are_the_documented_defaults() {
+    let settings = read(json!({})).expect("it reads");
+    assert_eq!(settings.key.from, []);
+    assert_eq!((settings.key.missing, settings.key.trust), (Missing::Spread, Trust::Routing));
+    assert_eq!((settings.unit, settings.owner_unreachable), (Unit::Key, OwnerUnreachable::Fallback));
+    let notice = &settings.notice;
+    assert_eq!((notice.protocol, notice.close_code, notice.app_close_code), (NoticeProtocol::WebSocket, 1012, 1001));
+    assert_eq!((&notice.message, notice.reason.as_str()), (&None, "moved"));
+    assert_eq!(settings.drain.timeout, GoDuration::from_secs(60));
+    let limits = settings.limits;
+    assert_eq!((limits.connections, limits.handshakes_per_second, limits.per_key), (50_000, 500, 0));
+    assert_eq!(limits.idle, GoDuration::from_secs(0));
+}
+
+#[test]
+fn settings_read_and_write_as_a_pool_spells_them() {
+    let written = json!({
+        "key": {
+            "from": [{"query": "user"}, {"header": "x-user"}, {"cookie": "sid"}, {"path": "/rooms/{key}"}],
+            "missing": "Reject",
+            "trust": "Routing",
+        },
+        "unit": "Connection",
+        "ownerUnreachable": "Reject",
+        "notice": {
+            "protocol": "WebSocket",
+            "closeCode": 4000,
+            "appCloseCode": 1000,
+            "message": "{\"type\":\"reconnect\"}",
+            "reason": "",
+        },
+        "drain": {"timeout": "90s"},
+        "limits": {"connections": 1, "handshakesPerSecond": 2, "perKey": 3, "idle": "1h"},
+        "rate": 20,
+    });
+    let settings = read(written.clone()).expect("it reads");
+    assert_eq!(settings.key.from[3], KeySource::Path("/rooms/{key}".into()));
+    assert_eq!(serde_json::to_value(&settings).expect("it writes"), written);
+}
+
+#[test]
+fn an_unknown_field_is_named_with_the_fields_that_exist() {
+    for (settings, unknown, known) in [
+        (json!({"limit": {}}), "limit", "limits"),
+        (json!({"key": {"form": []}}), "form", "from"),
+        (json!({"key": {"from": [{"querry": "user"}]}}), "querry", "query"),
+        (json!({"notice": {"close_code": 1012}}), "close_code", "closeCode"),
+        (json!({"drain": {"timeOut": "5s"}}), "timeOut", "timeout"),
+        (json!({"limits": {"perkey": 1}}), "perkey", "perKey"),
+    ] {
+        let error = read(settings).expect_err(unknown);
+        assert!(error.contains(&format!("`{unknown}`")) && error.contains(&format!("`{known}`")), "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_what_would_be_right() {
+    for (settings, right) in [
+        (json!({"unit": "key"}), "`Key`"),
+        (json!({"key": {"missing": "Refuse"}}), "`Reject`"),
+        (json!({"drain": {"timeout": "60"}}), "1m30s"),
+        (json!({"limits": {"connections": -1}}), "u32"),
+    ] {
+        let error = read(settings).expect_err(right);
+        assert!(error.contains(right), "{error}");
+    }
+}
