@@ -156,7 +156,7 @@ impl HeadError {
 /// A fatal `handshake_failure` (RFC 8446, section 6), in the record version that every TLS client reads.
 const TLS_ALERT: [u8; 7] = [0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
-/// Empty SETTINGS, then GOAWAY with HTTP_1_1_REQUIRED (RFC 9113, sections 6.5, 6.8 and 7).
+/// Empty SETTINGS, then GOAWAY with `HTTP_1_1_REQUIRED` (RFC 9113, sections 6.5, 6.8 and 7).
 const HTTP2_GOAWAY: [u8; 26] = [
     0, 0, 0, 0x4, 0, 0, 0, 0, 0, // SETTINGS, stream 0
     0, 0, 8, 0x7, 0, 0, 0, 0, 0, // GOAWAY, stream 0

@@ -7,7 +7,7 @@ use super::{HeadError, RequestHead, Upgrade};
 pub(super) fn parse_error(error: httparse::Error, head: &[u8]) -> HeadError {
     match error {
         httparse::Error::HeaderName => Fault::FieldName.into(),
-        httparse::Error::HeaderValue | httparse::Error::NewLine => Fault::FieldValue.into(),
+        httparse::Error::HeaderValue => Fault::FieldValue.into(),
         httparse::Error::TooManyHeaders => Fault::TooManyFields.into(),
         httparse::Error::Version => {
             let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
@@ -46,14 +46,12 @@ pub(super) fn check(head: &RequestHead) -> Result<(), HeadError> {
         return Err(HeadError::LengthMalformed);
     }
     let mut encodings = head.raw.values("transfer-encoding");
-    match encodings.next() {
-        None => {}
-        Some(_) if length.is_some() => return Err(HeadError::LengthAndEncoding),
-        Some(encoding) => {
-            if head.minor == 0 || !encoding.eq_ignore_ascii_case(b"chunked") || encodings.next().is_some() {
-                return Err(HeadError::Encoding);
-            }
-        }
+    let Some(encoding) = encodings.next() else { return Ok(()) };
+    if length.is_some() {
+        return Err(HeadError::LengthAndEncoding);
+    }
+    if head.minor == 0 || !encoding.eq_ignore_ascii_case(b"chunked") || encodings.next().is_some() {
+        return Err(HeadError::Encoding);
     }
     Ok(())
 }
