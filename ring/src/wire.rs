@@ -32,6 +32,10 @@ pub mod header {
     pub const EPOCH: &str = "wspool-epoch";
     /// Present when the sender could not reach the owner.
     pub const FALLBACK: &str = "wspool-fallback";
+    /// Proof that a peer sent the request: `time.nonce.mac`, see the sidecar's `auth::peer`.
+    pub const AUTH: &str = "wspool-auth";
+    /// SHA-256 of a request's body between sidecars, in hexadecimal; covered by [`AUTH`].
+    pub const DIGEST: &str = "wspool-digest";
     /// In a 421: the address of the sidecar to dial instead.
     pub const ADDRESS: &str = "wspool-address";
     /// In a 421: the UID of the sidecar to dial instead.
@@ -45,6 +49,25 @@ pub struct Peer {
     pub uid: String,
     /// Its client port, `host:port`.
     pub address: String,
+}
+
+/// What the operator signs for each request to a control port: an `EdDSA` JWT in `Authorization: Bearer`, for one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlClaims {
+    /// The UID of the sidecar that is meant.
+    pub aud: String,
+    /// The leader's term: one that is older than the sidecar has seen is refused.
+    pub term: u64,
+    /// When it was signed, in seconds since 1970.
+    pub iat: u64,
+    /// When it ends, in seconds since 1970: seconds after `iat`.
+    pub exp: u64,
+    /// Used once.
+    pub jti: String,
+    /// The request: `PUT /v1/placement`.
+    pub req: String,
+    /// SHA-256 of its body, in hexadecimal.
+    pub body: String,
 }
 
 /// `PUT /v1/placement`.

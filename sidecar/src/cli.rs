@@ -20,9 +20,17 @@ pub struct Args {
     /// The app. Required unless the role is router.
     #[arg(long, env = "WSPOOL_UPSTREAM", value_name = "HOST:PORT")]
     pub upstream: Option<String>,
-    /// The control port, for the operator. Without it there is none. Loopback only.
+    /// The control port, for the operator. Without it there is none. Loopback only, unless --control-keys is given.
     #[arg(long, env = "WSPOOL_CONTROL", value_name = "HOST:PORT")]
     pub control: Option<String>,
+    /// The operator's public keys (Ed25519, PEM). With them every request to the control port needs a token, and the port
+    /// may be reachable from other machines.
+    #[arg(long, env = "WSPOOL_CONTROL_KEYS", value_name = "FILE")]
+    pub control_keys: Option<PathBuf>,
+    /// The pool's secrets, one a line, the first signs. With them requests between sidecars are signed and checked.
+    /// Without them a peer is believed by its address.
+    #[arg(long, env = "WSPOOL_PEER_KEYS", value_name = "FILE")]
+    pub peer_keys: Option<PathBuf>,
     /// Metrics and health. Without it there is no such port.
     #[arg(long, env = "WSPOOL_METRICS", value_name = "HOST:PORT")]
     pub metrics: Option<String>,
@@ -68,6 +76,10 @@ pub struct Config {
     pub upstream: Option<SocketAddr>,
     /// The control port.
     pub control: Option<SocketAddr>,
+    /// The operator's public keys.
+    pub control_keys: Option<PathBuf>,
+    /// The pool's secrets.
+    pub peer_keys: Option<PathBuf>,
     /// The metrics port.
     pub metrics: Option<SocketAddr>,
     /// In force until a placement arrives.
@@ -158,7 +170,7 @@ impl Args {
             (Role::Router, Some(upstream)) => return Err(ConfigError::RouterUpstream(upstream.clone())),
         };
         let control = self.control.as_deref().map(|value| address("control", value)).transpose()?;
-        if let Some(control) = control.filter(|control| !control.ip().is_loopback()) {
+        if let Some(control) = control.filter(|control| !control.ip().is_loopback() && self.control_keys.is_none()) {
             return Err(ConfigError::OpenControl(control));
         }
         let metrics = self.metrics.as_deref().map(|value| address("metrics", value)).transpose()?;
@@ -178,6 +190,8 @@ impl Args {
             listen,
             upstream,
             control,
+            control_keys: self.control_keys,
+            peer_keys: self.peer_keys,
             metrics,
             settings,
             placement: self.placement,

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use ring::wire::{Grant, Placed, Problem, Report};
 use serde::de::DeserializeOwned;
 
+use crate::auth::control::Covered;
+use crate::auth::since_1970_ms;
 use crate::drain::DrainState;
 use crate::grants::Bucket;
 use crate::metrics::PlacementResult;
@@ -28,8 +31,27 @@ pub fn routes(sidecar: Arc<Sidecar>) -> Router {
         .route("/v1/evictions", put(grant))
         .route("/v1/status", get(status))
         .route("/v1/drain", put(drain).delete(undrain))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&sidecar), authorize))
         .layer(axum::extract::DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(sidecar)
+}
+
+/// Lets a request pass that carries the operator's token for it, where the sidecar has keys to check one.
+async fn authorize(State(sidecar): State<Arc<Sidecar>>, request: Request, next: Next) -> Result<Response, Refusal> {
+    let Some(auth) = &sidecar.control_auth else { return Ok(next.run(request).await) };
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, LARGEST_BODY)
+        .await
+        .map_err(|error| Refusal(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string()))?;
+    let asked = format!("{} {}", head.method, head.uri.path());
+    let covered = Covered { uid: &sidecar.config.uid, request: &asked, body: &body };
+    let token = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    auth.check(token, covered, since_1970_ms() / 1000).map_err(|denied| {
+        sidecar.metrics.denied(denied.label());
+        tracing::warn!(request = asked, %denied, "a control request was denied");
+        Refusal(denied.status(), denied.label(), denied.to_string())
+    })?;
+    Ok(next.run(Request::from_parts(head, body.into())).await)
 }
 
 /// The routes of the metrics port.

@@ -26,6 +26,7 @@
 //! | [`control`], [`placements`], [`metrics`] | the operator's side |
 
 pub mod admission;
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod control;

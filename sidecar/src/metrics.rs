@@ -27,6 +27,7 @@ pub struct Metrics {
     /// Requests that we answered ourselves because of how they were written.
     bad_requests: Family<Reason, Counter>,
     placements: Family<PlacementLabel, Counter>,
+    control_denied: Family<Reason, Counter>,
     /// Grants that were refused.
     pub grants_refused: Counter,
     /// Claims that a previous owner did not answer.
@@ -117,6 +118,7 @@ impl Default for Metrics {
             refused: register!("handshakes_refused", "Handshakes that the sidecar refused", Family::default()),
             bad_requests: register!("bad_requests", "Requests refused for how they were written", Family::default()),
             placements: register!("placements", "Placements offered, by result", Family::default()),
+            control_denied: register!("control_denied", "Control requests without a valid token", Family::default()),
             grants_refused: register!("grants_refused", "Grants that were refused", Counter::default()),
             claims_unanswered: register!("claims_unanswered", "Claims without an answer", Counter::default()),
             fallbacks: register!("fallbacks", "Handshakes sent to a next-best slot", Counter::default()),
@@ -159,6 +161,11 @@ impl Metrics {
     /// A placement was offered.
     pub fn placement(&self, result: PlacementResult) {
         self.placements.get_or_create(&PlacementLabel { result }).inc();
+    }
+
+    /// A control request was denied.
+    pub fn denied(&self, reason: &'static str) {
+        self.control_denied.get_or_create(&Reason { reason }).inc();
     }
 
     /// An eviction ended.

@@ -1,12 +1,14 @@
 //! Where a request comes from: a client, or a peer that has read its key already.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 use ring::claim::Arrival;
 use ring::wire::{Peer, header};
 
-use crate::peers;
+use crate::auth::peer::{Covered, HEADERS};
+use crate::auth::since_1970_ms;
+use crate::sidecar::Sidecar;
 use crate::view::View;
 
 /// Who sent a request.
@@ -23,17 +25,40 @@ pub enum Origin {
     },
     /// Another sidecar, which means a third one: addresses are reused.
     Misdirected,
-    /// It says it is a peer, and is not.
-    False,
 }
 
-/// Reads the origin off a request's headers.
-pub fn origin<'a>(view: &View, remote: IpAddr, get: impl Fn(&str) -> Option<&'a [u8]>) -> Origin {
+/// A request, as far as its origin goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The address it came from.
+    pub remote: IpAddr,
+    /// Its method.
+    pub method: &'a str,
+    /// Its target, with its query.
+    pub target: &'a str,
+}
+
+/// Reads the origin off a request's headers. One that poses as a peer's is a client's, and is counted.
+pub fn origin<'a>(
+    sidecar: &Sidecar,
+    view: &View,
+    request: Request<'_>,
+    get: impl Fn(&str) -> Option<&'a [u8]>,
+) -> Origin {
     if get(header::FROM).is_none() {
         return Origin::Client;
     }
-    if !peers::is_peer(remote, view.peers()) {
-        return Origin::False;
+    let believed = match &sidecar.peer_auth {
+        Some(auth) => {
+            let headers = HEADERS.map(|name| get(name).unwrap_or_default());
+            let covered = Covered { method: request.method, target: request.target, headers };
+            get(header::AUTH).is_some_and(|proof| auth.verify(proof, &covered, since_1970_ms()))
+        }
+        None => comes_from_pool(view, request.remote),
+    };
+    if !believed {
+        sidecar.metrics.false_peers.inc();
+        return Origin::Client;
     }
     if get(header::TARGET) != Some(view.me.uid.as_bytes()) {
         return Origin::Misdirected;
@@ -43,8 +68,21 @@ pub fn origin<'a>(view: &View, remote: IpAddr, get: impl Fn(&str) -> Option<&'a 
     Origin::Peer { key, arrival }
 }
 
-/// The headers that tell a peer what this sidecar has read.
-pub fn headers_for(view: &View, peer: &Peer, key: Option<&str>, arrival: Arrival) -> Vec<(&'static str, String)> {
+/// Without a secret a peer is believed when it comes from an address at which the placement puts a sidecar of this pool.
+/// That keeps other hosts out, not other processes of the same host.
+fn comes_from_pool(view: &View, remote: IpAddr) -> bool {
+    let host = |peer: Peer| peer.address.parse::<SocketAddr>().ok().map(|address| address.ip());
+    view.peers().into_iter().filter_map(host).any(|ip| ip == remote)
+}
+
+/// The headers that tell a peer what this sidecar has read, with the proof that it was this sidecar.
+pub fn headers_for(
+    sidecar: &Sidecar,
+    view: &View,
+    peer: &Peer,
+    (key, arrival): (Option<&str>, Arrival),
+    (method, target): (&str, &str),
+) -> Vec<(&'static str, String)> {
     let mut headers = vec![
         (header::FROM, view.me.uid.clone()),
         (header::TARGET, peer.uid.clone()),
@@ -56,6 +94,10 @@ pub fn headers_for(view: &View, peer: &Peer, key: Option<&str>, arrival: Arrival
     if arrival == Arrival::Fallback {
         headers.push((header::FALLBACK, "1".into()));
     }
+    let value = |name| headers.iter().find(|(n, _)| *n == name).map_or(b"".as_slice(), |(_, value)| value.as_bytes());
+    let covered = Covered { method, target, headers: HEADERS.map(value) };
+    let proof = sidecar.peer_auth.as_ref().and_then(|auth| auth.sign(&covered, since_1970_ms()));
+    headers.extend(proof.map(|proof| (header::AUTH, proof)));
     headers
 }
 

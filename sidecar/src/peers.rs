@@ -1,8 +1,8 @@
 //! Other sidecars: asking them for keys, telling them of a drain, and remembering which cannot be reached.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +16,9 @@ use ring::wire::{Claim, Draining, Peer, header};
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::auth::peer::{Covered, PeerAuth};
+use crate::auth::{sha256, since_1970_ms};
 
 /// How long a peer may take to accept a connection; it is tried twice.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
@@ -35,6 +38,7 @@ const LARGEST_ANSWER: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Peers {
     me: String,
+    auth: Option<Arc<PeerAuth>>,
     client: Client<HttpConnector, Full<Bytes>>,
     suspects: Mutex<HashMap<String, Instant>>,
 }
@@ -52,7 +56,7 @@ pub enum PeerError {
 
 impl Peers {
     /// A client that signs as the given sidecar.
-    pub fn new(me: String) -> Self {
+    pub fn new(me: String, auth: Option<Arc<PeerAuth>>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(DIAL_TIMEOUT));
         connector.set_nodelay(true);
@@ -61,7 +65,7 @@ impl Peers {
             .pool_idle_timeout(Duration::from_secs(20))
             .retry_canceled_requests(true)
             .build(connector);
-        Self { me, client, suspects: Mutex::default() }
+        Self { me, auth, client, suspects: Mutex::default() }
     }
 
     /// Claims a key from a previous owner.
@@ -92,11 +96,19 @@ impl Peers {
             return Err(PeerError::Unreachable("it could not be reached a moment ago".into()));
         }
         let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
+        let digest = sha256(&body);
+        let empty: &[u8] = b"";
+        let proof = self.auth.as_deref().and_then(|auth| {
+            let headers = [self.me.as_bytes(), peer.uid.as_bytes(), empty, empty, empty, digest.as_bytes()];
+            auth.sign(&Covered { method: method.as_str(), target: path, headers }, since_1970_ms())
+        });
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", peer.address))
             .header(header::FROM, &self.me)
             .header(header::TARGET, &peer.uid)
+            .header(header::DIGEST, digest)
+            .header(header::AUTH, proof.unwrap_or_default())
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| PeerError::Unreachable(error.to_string()))?;
@@ -177,14 +189,4 @@ pub fn tune(stream: &TcpStream) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))
-}
-
-/// Whether a request that says it is a peer's may be believed: it comes from an address at which the placement puts a
-/// sidecar of this pool.
-///
-/// This keeps other hosts out; on a shared host, and against a client behind the same address, only the peers' HMAC
-/// does, which comes with the keys that the operator hands out in a cluster.
-pub fn is_peer(remote: IpAddr, known: impl IntoIterator<Item = Peer>) -> bool {
-    let host = |peer: Peer| peer.address.parse::<SocketAddr>().ok().map(|address| address.ip());
-    known.into_iter().filter_map(host).any(|ip| ip == remote)
 }

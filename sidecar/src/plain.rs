@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::admission::{self, Decision, Place, Refusal};
+use crate::auth::sha256;
 use crate::head::RequestHead;
 use crate::key;
 use crate::origin::{self, Origin};
@@ -111,26 +112,23 @@ async fn answer(
         return response;
     }
     let view = sidecar.view();
-    let origin = origin::origin(&view, remote.ip(), |name| request.headers().get(name).map(HeaderValue::as_bytes));
-    let (key, arrival, from_peer) = match origin {
+    let target = path_and_query(request.uri()).to_owned();
+    let asked = origin::Request { remote: remote.ip(), method: request.method().as_str(), target: &target };
+    let get = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+    let (key, arrival, from_peer) = match origin::origin(&sidecar, &view, asked, get) {
         Origin::Misdirected => return text(StatusCode::MISDIRECTED_REQUEST, "this is another sidecar"),
         Origin::Peer { key, arrival } => match request.uri().path() {
             CLAIMS => return answer_claim(&sidecar, request).await,
             DRAINING => return answer_draining(&sidecar, request).await,
             _ => (key, arrival, true),
         },
-        origin => {
-            if origin == Origin::False {
-                sidecar.metrics.false_peers.inc();
+        Origin::Client => match key::key_of(&request, &view.settings().key) {
+            Ok(key) => (key, Arrival::Owner, false),
+            Err(error) => {
+                sidecar.metrics.bad_request(error.label());
+                return text(StatusCode::BAD_REQUEST, &error.to_string());
             }
-            match key::key_of(&request, &view.settings().key) {
-                Ok(key) => (key, Arrival::Owner, false),
-                Err(error) => {
-                    sidecar.metrics.bad_request(error.label());
-                    return text(StatusCode::BAD_REQUEST, &error.to_string());
-                }
-            }
-        }
+        },
     };
     if is_handshake(&request) {
         return upgrade_later(&sidecar, remote, request, upgraded).await;
@@ -223,10 +221,9 @@ async fn forward(
         None if from_peer => Decision::Here(Place::keyless(sidecar)),
         None => admission::spread(sidecar, view),
     };
-    let headers = request.headers_mut();
-    strip(headers);
+    strip(request.headers_mut());
     if !from_peer {
-        append_forwarded_for(headers, remote);
+        append_forwarded_for(request.headers_mut(), remote);
     }
     let (address, ours, place) = match decision {
         Decision::Here(place) => match sidecar.config.upstream {
@@ -236,17 +233,18 @@ async fn forward(
         Decision::There(owner) if from_peer => return redirect(view, &owner),
         Decision::There(owner) => {
             let owner = reachable(sidecar, view, owner, key);
-            (owner.address.clone(), origin::headers_for(view, &owner, key, arrival), None)
+            let asked = (request.method().as_str(), path_and_query(request.uri()));
+            let ours = origin::headers_for(sidecar, view, &owner, (key, arrival), asked);
+            (owner.address, ours, None)
         }
         Decision::Refused(refusal) => return refuse(sidecar, refusal),
     };
     for (name, value) in ours {
         if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
+            request.headers_mut().insert(HeaderName::from_static(name), value);
         }
     }
-    let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let Ok(uri) = Uri::try_from(format!("http://{address}{path}")) else {
+    let Ok(uri) = Uri::try_from(format!("http://{address}{}", path_and_query(request.uri()))) else {
         return text(StatusCode::BAD_REQUEST, "this request's target cannot be passed on");
     };
     *request.uri_mut() = uri;
@@ -297,9 +295,19 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
     response
 }
 
+/// The body of a peer's request. Its proof covers the digest, and the digest the body.
 async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Option<T> {
-    let body = Limited::new(request.into_body(), LARGEST_PEER_REQUEST).collect().await.ok()?;
-    serde_json::from_slice(&body.to_bytes()).ok()
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, LARGEST_PEER_REQUEST).collect().await.ok()?.to_bytes();
+    let digest = head.headers.get(ring::wire::header::DIGEST)?;
+    if digest.as_bytes() != sha256(&body).as_bytes() {
+        return None;
+    }
+    serde_json::from_slice(&body).ok()
+}
+
+fn path_and_query(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
 }
 
 /// Takes away what belongs to one hop (RFC 9110, 7.6.1), and every header of ours.

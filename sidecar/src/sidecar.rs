@@ -1,11 +1,14 @@
 //! One sidecar: what its listeners and tasks share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use ring::wire::{Peer, Report};
 use tokio::sync::Notify;
 
+use crate::auth::control::ControlAuth;
+use crate::auth::peer::PeerAuth;
+use crate::auth::since_1970_ms;
 use crate::cli::Config;
 use crate::drain::DrainState;
 use crate::grants::Bucket;
@@ -23,6 +26,10 @@ pub struct Sidecar {
     pub config: Config,
     /// Counters for Prometheus.
     pub metrics: Metrics,
+    /// Checks the operator's tokens. `None` on a loopback port without keys.
+    pub control_auth: Option<ControlAuth>,
+    /// Signs and checks requests between sidecars. `None` where peers are believed by their addresses.
+    pub peer_auth: Option<Arc<PeerAuth>>,
     /// Requests to other sidecars.
     pub peers: Peers,
     /// Plain HTTP to the app and to other sidecars.
@@ -44,9 +51,11 @@ impl Sidecar {
     pub fn new(config: Config, metrics: Metrics) -> Arc<Self> {
         let me = Peer { uid: config.uid.clone(), address: config.advertise.clone() };
         let view = View::new(me, config.settings.clone());
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let peer_auth = config.peer_keys.clone().map(|file| Arc::new(PeerAuth::new(file)));
         Arc::new(Self {
-            peers: Peers::new(config.uid.clone()),
+            control_auth: config.control_keys.clone().map(ControlAuth::new),
+            peers: Peers::new(config.uid.clone(), peer_auth.clone()),
+            peer_auth,
             forwarder: Forwarder::default(),
             turnstile: Turnstile::default(),
             metrics,
@@ -55,7 +64,7 @@ impl Sidecar {
             registry: Mutex::new(Registry::new(view)),
             grant: Mutex::new(None),
             drain: Mutex::new(None),
-            started: u64::try_from(started).unwrap_or(u64::MAX),
+            started: since_1970_ms(),
             config,
         })
     }

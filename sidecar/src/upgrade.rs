@@ -195,16 +195,14 @@ impl<'a> Handshake<'a> {
         if full {
             return Err(refuse(Refusal::Full));
         }
-        let (key, arrival, from_peer) = match origin::origin(&view, remote.ip(), |name| head.header(name)) {
+        let request = origin::Request { remote: remote.ip(), method: head.method(), target: head.target() };
+        let (key, arrival, from_peer) = match origin::origin(sidecar, &view, request, |name| head.header(name)) {
             Origin::Peer { key, arrival } => (key, arrival, true),
             Origin::Misdirected => {
                 let sentence = "this is another sidecar than the one that was meant";
                 return Err(text_answer(StatusCode::MISDIRECTED_REQUEST, "", sentence));
             }
-            origin => {
-                if origin == Origin::False {
-                    sidecar.metrics.false_peers.inc();
-                }
+            Origin::Client => {
                 let key = key::key_of(head, &view.settings().key).map_err(|error| {
                     sidecar.metrics.bad_request(error.label());
                     text_answer(StatusCode::BAD_REQUEST, "", &error.to_string())
@@ -328,7 +326,8 @@ impl<'a> Handshake<'a> {
     /// Passes the handshake to a peer.
     async fn ask_peer(&self, head: &RequestHead, peer: &Peer, arrival: Arrival) -> Result<Asked, Failure> {
         let Ok(mut stream) = self.sidecar.peers.dial(peer).await else { return Ok(Asked::Unreachable) };
-        let headers = origin::headers_for(&self.view, peer, self.key.as_deref(), arrival);
+        let known = (self.key.as_deref(), arrival);
+        let headers = origin::headers_for(self.sidecar, &self.view, peer, known, (head.method(), head.target()));
         let edit = Edit { forwarded_for: self.forwarded_for, add: &headers };
         let Ok(response) = exchange(&mut stream, &head.rewrite(&edit)).await else {
             return Ok(Asked::Unreachable);
