@@ -3,9 +3,10 @@
 CARGO ?= cargo
 NODE_MODULES := examples/node/node_modules/.package-lock.json
 CRD := crds/websocketpools.wspool.dev.yaml
+CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fmt generate
+.PHONY: help build demo test lint fmt generate chart images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,12 +21,14 @@ demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 
 test: $(NODE_MODULES) ## run every test
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
+	python3 -m unittest discover --start-directory images
 
 lint: ## check formatting, lints, generated files, and licences where cargo-deny is installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd | diff $(CRD) - \
 		|| { echo "$(CRD) is stale: run 'make generate'"; exit 1; }
+	cmp $(CRD) $(CHART_CRD) || { echo "$(CHART_CRD) is stale: run 'make chart'"; exit 1; }
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 		$(CARGO) deny --offline check bans licenses sources; \
 	else \
@@ -37,6 +40,13 @@ fmt: ## format the code
 
 generate: ## write the generated files anew
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd > $(CRD)
+	$(MAKE) chart
+
+chart: ## copy the CRD into the Helm chart
+	cp $(CRD) $(CHART_CRD)
+
+images: ## build both container images into target/images, without Docker
+	images/build target/images
 
 $(NODE_MODULES): examples/node/package.json examples/node/package-lock.json
 	npm ci --prefix examples/node --no-audit --no-fund
