@@ -121,8 +121,10 @@ pub struct Claim {
 pub struct Draining {
     /// The pool's UID.
     pub pool_uid: String,
-    /// Who drains: its keys go to their next-best slots from now on.
+    /// Who drains, or no longer does.
     pub uid: String,
+    /// Whether its keys go to their next-best slots from now on.
+    pub draining: bool,
 }
 
 /// What a sidecar says of itself.

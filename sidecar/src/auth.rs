@@ -32,9 +32,10 @@ impl<K> KeyFile<K> {
         if changed.is_some() && changed != read.0 {
             let keys = std::fs::read(&self.path).ok().and_then(|bytes| (self.parse)(&bytes));
             read.0 = changed;
-            match keys.filter(|keys| !keys.is_empty()) {
-                Some(keys) => read.1 = keys.into(),
-                None => tracing::error!(file = %self.path.display(), "this is no file of keys; nothing changes"),
+            if let Some(keys) = keys.filter(|keys| !keys.is_empty()) {
+                read.1 = keys.into();
+            } else {
+                tracing::error!(file = %self.path.display(), "this is no file of keys; nothing changes");
             }
         }
         Arc::clone(&read.1)

@@ -3,16 +3,35 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use ring::settings::Settings;
 use serde::Deserialize;
 
 use crate::key;
+use crate::prestop::Prestop;
 
 /// The sidecar of wspool: a WebSocket and HTTP proxy beside one server, which places connections by key and moves them
 /// when their owner changes.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "wspool-sidecar", version)]
+#[command(name = "wspool-sidecar", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub args: Args,
+}
+
+/// What the binary does besides serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// A preStop hook for the app's container: drains its sidecar, then does what the hook before it did.
+    Prestop(Prestop),
+}
+
+/// How to serve.
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Where clients and peers connect.
     #[arg(long, env = "WSPOOL_LISTEN", default_value = "0.0.0.0:7480", value_name = "HOST:PORT")]
@@ -47,6 +66,9 @@ pub struct Args {
     /// A folder for what must survive a restart: the last placement that was pushed, and the UID.
     #[arg(long, env = "WSPOOL_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// A folder that the app's container shares: this binary is copied there, with a token, for its preStop hook.
+    #[arg(long, env = "WSPOOL_INSTALL", value_name = "DIR")]
+    pub install: Option<PathBuf>,
     /// The pod's UID. Without it one is made, and kept in the state folder if there is one.
     #[arg(long, env = "WSPOOL_POD_UID", value_name = "UID")]
     pub pod_uid: Option<String>,
@@ -88,6 +110,8 @@ pub struct Config {
     pub placement: Option<PathBuf>,
     /// The folder for what survives a restart.
     pub state_dir: Option<PathBuf>,
+    /// Where to put the binary for preStop hooks.
+    pub install: Option<PathBuf>,
     /// Who this sidecar is.
     pub uid: String,
     /// Where peers reach it.
@@ -196,6 +220,7 @@ impl Args {
             settings,
             placement: self.placement,
             state_dir: self.state_dir,
+            install: self.install,
             uid,
             advertise,
             workers: self.workers,

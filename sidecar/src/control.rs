@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::auth::control::Covered;
 use crate::auth::since_1970_ms;
 use crate::drain::DrainState;
+use crate::evictor;
 use crate::grants::Bucket;
 use crate::metrics::PlacementResult;
 use crate::placements;
@@ -24,13 +25,15 @@ use crate::sidecar::Sidecar;
 /// The largest request taken: a placement of 5,000 slots with some predecessors is below 8 MiB.
 const LARGEST_BODY: usize = 16 * 1024 * 1024;
 
+const DRAIN: &str = "/v1/drain";
+
 /// The routes of the control port.
 pub fn routes(sidecar: Arc<Sidecar>) -> Router {
     Router::new()
         .route("/v1/placement", put(place))
         .route("/v1/evictions", put(grant))
         .route("/v1/status", get(status))
-        .route("/v1/drain", put(drain).delete(undrain))
+        .route(DRAIN, put(drain).delete(undrain))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&sidecar), authorize))
         .layer(axum::extract::DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(sidecar)
@@ -39,6 +42,9 @@ pub fn routes(sidecar: Arc<Sidecar>) -> Router {
 /// Lets a request pass that carries the operator's token for it, where the sidecar has keys to check one.
 async fn authorize(State(sidecar): State<Arc<Sidecar>>, request: Request, next: Next) -> Result<Response, Refusal> {
     let Some(auth) = &sidecar.control_auth else { return Ok(next.run(request).await) };
+    if request.uri().path() == DRAIN && from_hook(&sidecar, request.headers()) {
+        return Ok(next.run(request).await);
+    }
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, LARGEST_BODY)
         .await
@@ -52,6 +58,17 @@ async fn authorize(State(sidecar): State<Arc<Sidecar>>, request: Request, next: 
         Refusal(denied.status(), denied.label(), denied.to_string())
     })?;
     Ok(next.run(Request::from_parts(head, body.into())).await)
+}
+
+/// Whether the app container's preStop hook asks: it cannot have the operator's token, and may only drain.
+fn from_hook(sidecar: &Sidecar, headers: &HeaderMap) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    match (given, &sidecar.hook_token) {
+        (Some(given), Some(token)) => {
+            aws_lc_rs::constant_time::verify_slices_are_equal(given, token.as_bytes()).is_ok()
+        }
+        _ => false,
+    }
 }
 
 /// The routes of the metrics port.
@@ -122,9 +139,7 @@ async fn drain(State(sidecar): State<Arc<Sidecar>>) -> Json<Report> {
 }
 
 async fn undrain(State(sidecar): State<Arc<Sidecar>>) -> Json<Report> {
-    *sidecar.drain() = None;
-    let uid = sidecar.config.uid.clone();
-    sidecar.registry().set_draining(&uid, false);
+    evictor::call_off_drain(&sidecar).await;
     Json(sidecar.report())
 }
 

@@ -73,17 +73,29 @@ async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool
     true
 }
 
-/// Tells every peer, so that keys go to their next-best slots before their connections are asked to leave.
-async fn announce(sidecar: &Arc<Sidecar>) {
-    let view = sidecar.view();
-    sidecar.registry().set_draining(&view.me.uid, true);
-    if view.placement.is_none() {
-        return;
+/// Begins to use next-best slots, before connections are asked to leave.
+async fn announce(sidecar: &Sidecar) {
+    sidecar.registry().set_draining(&sidecar.config.uid, true);
+    if sidecar.view().placement.is_some() {
+        tracing::warn!("draining without the operator: peers take each key's next-best slot");
+        tell_peers(sidecar, true).await;
     }
-    tracing::warn!("draining without the operator: peers take each key's next-best slot");
-    let draining = Draining { pool_uid: view.pool_uid().to_owned(), uid: view.me.uid.clone() };
+}
+
+/// Ends a drain before its end: the pod stays.
+pub async fn call_off_drain(sidecar: &Sidecar) {
+    let drain = sidecar.drain().take();
+    sidecar.registry().set_draining(&sidecar.config.uid, false);
+    if drain.is_some_and(|drain| drain.announced) {
+        tell_peers(sidecar, false).await;
+    }
+}
+
+async fn tell_peers(sidecar: &Sidecar, draining: bool) {
+    let view = sidecar.view();
+    let notice = Draining { pool_uid: view.pool_uid().to_owned(), uid: view.me.uid.clone(), draining };
     let peers = view.peers();
-    for (peer, told) in peers.iter().zip(join_all(peers.iter().map(|p| sidecar.peers.announce(p, &draining))).await) {
+    for (peer, told) in peers.iter().zip(join_all(peers.iter().map(|p| sidecar.peers.announce(p, &notice))).await) {
         if let Err(error) = told {
             tracing::warn!(peer = %peer.address, %error, "a peer could not be told of the drain");
         }

@@ -20,10 +20,12 @@
 //! | [`head`], [`key`], [`response`], [`origin`] | what is read off requests and answers |
 //! | [`admission`], [`registry`], [`view`] | whose a key is, and who holds it |
 //! | [`relay`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
-//! | [`grants`], [`drain`], [`evictor`] | when connections must leave, and how fast |
+//! | [`grants`], [`drain`], [`evictor`], [`revival`] | when connections must leave, how fast, and when no longer |
 //! | [`handshakes`], [`idle`] | limits |
 //! | [`peers`] | other sidecars |
 //! | [`control`], [`placements`], [`metrics`] | the operator's side |
+//! | [`auth`] | who is believed |
+//! | [`prestop`] | the app container's hook |
 
 pub mod admission;
 pub mod auth;
@@ -44,10 +46,12 @@ pub mod origin;
 pub mod peers;
 pub mod placements;
 pub mod plain;
+pub mod prestop;
 pub mod process;
 pub mod registry;
 pub mod relay;
 pub mod response;
+pub mod revival;
 pub mod server;
 pub mod sidecar;
 pub mod upgrade;

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidecar::cli::Args;
+use sidecar::cli::{Cli, Command};
 use sidecar::process;
 
 #[global_allocator]
@@ -16,7 +16,14 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WSPOOL_LOG").unwrap_or_else(|_| "info".into()))
         .init();
-    match Args::parse().check().map_err(process::Error::from).and_then(process::run) {
+    let Cli { command, args } = Cli::parse();
+    if let Some(Command::Prestop(hook)) = command {
+        return hook.run().unwrap_or_else(|error| {
+            tracing::error!("the hook before failed: {error}");
+            ExitCode::FAILURE
+        });
+    }
+    match args.check().map_err(process::Error::from).and_then(process::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -2,6 +2,7 @@
 //!
 //! The newest wins, wherever it comes from. A file that vanishes or cannot be read changes nothing.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,8 @@ use crate::sidecar::Sidecar;
 /// How often the placement file is looked at. The kubelet itself takes up to a minute to update a mounted ConfigMap, so
 /// this only matters when the operator cannot push.
 const POLL: Duration = Duration::from_secs(1);
+/// The largest placement, unpacked, in bytes.
+const LARGEST: u64 = 64 * 1024 * 1024;
 const KEPT: &str = "placement.json";
 
 /// Why a placement was refused.
@@ -149,7 +152,7 @@ fn read(sidecar: &Sidecar, file: &Path) {
             return;
         }
     };
-    match serde_json::from_slice(&bytes).map_err(Refused::from) {
+    match parse(&bytes) {
         Ok(placement) => match accept(sidecar, placement) {
             // An older file is no mistake: the operator's push is faster than the kubelet.
             Ok(()) | Err(Refused::Older { .. }) => {}
@@ -160,6 +163,15 @@ fn read(sidecar: &Sidecar, file: &Path) {
             tracing::error!(file = %file.display(), %error, "the placement file was refused");
         }
     }
+}
+
+/// A placement as a file holds it: JSON, compressed with gzip where a ConfigMap's size counts.
+fn parse(bytes: &[u8]) -> Result<Placement, Refused> {
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let unpacked = flate2::read::GzDecoder::new(bytes).take(LARGEST);
+        return Ok(serde_json::from_reader(unpacked)?);
+    }
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 /// Keeps the placement in force for the next start.

@@ -289,7 +289,7 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
     if registry.view().pool_uid() != draining.pool_uid {
         return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
     }
-    registry.set_draining(&draining.uid, true);
+    registry.set_draining(&draining.uid, draining.draining);
     let mut response = Response::new(Either::Right(Full::default()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response

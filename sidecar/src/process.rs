@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, LocalSet};
 use crate::cli::{Config, ConfigError};
 use crate::metrics::Metrics;
 use crate::sidecar::Sidecar;
-use crate::{control, evictor, idle, placements, server};
+use crate::{control, evictor, idle, placements, prestop, revival, server};
 
 /// The backlog of the client port: a storm of reconnecting clients waits here rather than being refused.
 const BACKLOG: i32 = 4096;
@@ -53,7 +53,8 @@ pub fn run(config: Config) -> Result<(), Error> {
         let control = bind("control", config.control)?;
         let metrics = bind("metrics", config.metrics)?;
         let listener = listen(config.listen)?;
-        let sidecar = Sidecar::new(config, Metrics::default());
+        let hook_token = config.install.as_deref().map(prestop::install).transpose()?;
+        let sidecar = Sidecar::new(config, hook_token, Metrics::default());
         placements::load(&sidecar);
         let (stop, stopped) = watch::channel(false);
         let workers: Vec<_> = (0..sidecar.config.workers)
@@ -78,6 +79,9 @@ pub fn run(config: Config) -> Result<(), Error> {
         }
         tasks.spawn(evictor::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(idle::run(Arc::clone(&sidecar), stopped.clone()));
+        if let Some(app) = sidecar.config.upstream {
+            tasks.spawn(revival::run(Arc::clone(&sidecar), app, stopped.clone()));
+        }
         if let Some(file) = sidecar.config.placement.clone() {
             tasks.spawn(placements::follow(Arc::clone(&sidecar), file, stopped.clone()));
         }

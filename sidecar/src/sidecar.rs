@@ -28,6 +28,8 @@ pub struct Sidecar {
     pub metrics: Metrics,
     /// Checks the operator's tokens. `None` on a loopback port without keys.
     pub control_auth: Option<ControlAuth>,
+    /// What the app container's preStop hook proves itself with: good for draining only.
+    pub hook_token: Option<String>,
     /// Signs and checks requests between sidecars. `None` where peers are believed by their addresses.
     pub peer_auth: Option<Arc<PeerAuth>>,
     /// Requests to other sidecars.
@@ -48,12 +50,13 @@ pub struct Sidecar {
 
 impl Sidecar {
     /// A sidecar that knows of no pool yet.
-    pub fn new(config: Config, metrics: Metrics) -> Arc<Self> {
+    pub fn new(config: Config, hook_token: Option<String>, metrics: Metrics) -> Arc<Self> {
         let me = Peer { uid: config.uid.clone(), address: config.advertise.clone() };
         let view = View::new(me, config.settings.clone());
         let peer_auth = config.peer_keys.clone().map(|file| Arc::new(PeerAuth::new(file)));
         Arc::new(Self {
             control_auth: config.control_keys.clone().map(ControlAuth::new),
+            hook_token,
             peers: Peers::new(config.uid.clone(), peer_auth.clone()),
             peer_auth,
             forwarder: Forwarder::default(),
