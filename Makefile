@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 NODE_MODULES := examples/node/node_modules/.package-lock.json
+DENY := .cache/bin/cargo-deny
 CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 
@@ -23,17 +24,13 @@ test: $(NODE_MODULES) ## run every test
 	$(CARGO) test --workspace --locked
 	python3 -m unittest discover --start-directory images
 
-lint: ## check formatting, lints, generated files, and licences where cargo-deny is installed
+lint: $(DENY) ## check formatting, lints, generated files, and what is depended on
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd | diff $(CRD) - \
 		|| { echo "$(CRD) is stale: run 'make generate'"; exit 1; }
 	cmp $(CRD) $(CHART_CRD) || { echo "$(CHART_CRD) is stale: run 'make chart'"; exit 1; }
-	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-		$(CARGO) deny --offline check bans licenses sources; \
-	else \
-		echo "cargo-deny is not installed: licences and banned crates were not checked"; \
-	fi
+	$(DENY) --offline check --hide-inclusion-graph bans licenses sources
 
 fmt: ## format the code
 	$(CARGO) fmt --all
@@ -47,6 +44,10 @@ chart: ## copy the CRD into the Helm chart
 
 images: ## build both container images into target/images, without Docker
 	images/build target/images
+
+# Some minutes, once.
+$(DENY):
+	$(CARGO) install cargo-deny@0.20.2 --locked --root .cache
 
 $(NODE_MODULES): examples/node/package.json examples/node/package-lock.json
 	npm ci --prefix examples/node --no-audit --no-fund
