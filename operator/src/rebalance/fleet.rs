@@ -134,8 +134,11 @@ impl Fleet {
             let own = Totals::of(&report);
             let baseline = match baselines.get(&report.uid) {
                 Some(saved) if saved.started == report.started => *saved,
-                // The process began after the move did.
+                // It began after the move did: all that it counted belongs to the move.
                 Some(_) => Totals::zero(report.started),
+                None if baselines.values().all(|other| other.started < report.started) && !baselines.is_empty() => {
+                    Totals::zero(report.started)
+                }
                 None => own,
             };
             let allowed = report.evicted;
@@ -269,6 +272,16 @@ mod tests {
         let mut fleet = Fleet::default();
         fleet.hear(report(1, 130, 0), &saved, Instant::now());
         assert_eq!(fleet.moved_so_far(), (30, 0));
+    }
+
+    #[test]
+    fn a_process_younger_than_the_move_counts_in_full() {
+        let saved = BTreeMap::from([("b".to_owned(), Totals { started: 5, ..Totals::default() })]);
+        for (started, counted) in [(6, (10, 4)), (4, (0, 0))] {
+            let mut fleet = Fleet::default();
+            fleet.hear(report(started, 10, 4), &saved, Instant::now());
+            assert_eq!(fleet.moved_so_far(), counted);
+        }
     }
 
     #[test]

@@ -14,6 +14,11 @@ use crate::pool::check::Pace as Limits;
 pub const GRANT_TTL: Duration = Duration::from_secs(1);
 /// A second canary is at least this large: one client that is gone for good says nothing about the others.
 const SECOND_CANARY: u64 = 5;
+/// A stopped move sends one connection after this many return timeouts, then waits twice as long: those that were evicted
+/// may be back where nobody counted them, for example because that sidecar crashed.
+const PROBE_AFTER: u32 = 10;
+/// The most doublings of that wait.
+const MOST_PROBES: u32 = 6;
 /// One eviction, in the unit of the budget.
 const ONE: i64 = 1_000_000;
 /// Seconds that a draining sidecar keeps for its last evictions to finish.
@@ -40,7 +45,9 @@ enum Phase {
     /// Too few of the last cohorts returned.
     Slow { since: Instant, base: Base },
     /// Too few still: nothing moves until they return.
-    Stopped { base: Base },
+    Stopped { since: Instant, base: Base, probes: u32 },
+    /// They have not been seen to return; one connection finds out whether clients do now.
+    Probe { base: Base, trial: Trial, probes: u32 },
 }
 
 /// A canary.
@@ -52,6 +59,35 @@ struct Trial {
     size: u64,
     /// When the last of it was evicted.
     spent: Option<Instant>,
+}
+
+/// How a trial ends.
+enum Outcome {
+    Open,
+    Passed,
+    Failed,
+}
+
+impl Trial {
+    fn begin(size: u64, flight: &Flight, now: Instant) -> Self {
+        Self { base: flight.base(now), from: (flight.evicted(), flight.returned()), size, spent: None }
+    }
+
+    fn outcome(&mut self, flight: &Flight, limits: &Limits, now: Instant) -> Outcome {
+        let evicted = flight.evicted().saturating_sub(self.from.0);
+        let returned = flight.returned().saturating_sub(self.from.1);
+        if evicted < self.size {
+            return Outcome::Open;
+        }
+        let spent = *self.spent.get_or_insert(now);
+        if returned * 100 >= limits.min_returned * evicted {
+            Outcome::Passed
+        } else if now >= spent + limits.return_timeout {
+            Outcome::Failed
+        } else {
+            Outcome::Open
+        }
+    }
 }
 
 /// Why a move is not at its full rate.
@@ -194,7 +230,7 @@ impl Pace {
     /// What is wrong, if anything.
     pub fn trouble(&self) -> Option<Reason> {
         match self.phase {
-            Phase::Slow { .. } | Phase::Stopped { .. } | Phase::Canary { second: true, .. } => {
+            Phase::Slow { .. } | Phase::Stopped { .. } | Phase::Probe { .. } | Phase::Canary { second: true, .. } => {
                 Some(Reason::ClientsNotReturning)
             }
             Phase::Fresh | Phase::Canary { .. } | Phase::Full => {
@@ -216,35 +252,28 @@ impl Pace {
     fn trial_left(&self, flight: &Flight) -> u64 {
         match self.phase {
             Phase::Fresh | Phase::Stopped { .. } => 0,
-            Phase::Canary { trial, .. } => (trial.from.0 + trial.size).saturating_sub(flight.evicted()),
+            Phase::Canary { trial, .. } | Phase::Probe { trial, .. } => {
+                (trial.from.0 + trial.size).saturating_sub(flight.evicted())
+            }
             Phase::Full | Phase::Slow { .. } => u64::MAX,
         }
     }
 
     fn judge(&mut self, pending: u64, flight: &Flight, limits: &Limits, now: Instant) {
-        let trial =
-            |size| Trial { base: flight.base(now), from: (flight.evicted(), flight.returned()), size, spent: None };
+        let begin = |size| Trial::begin(size, flight, now);
         let first = pending.div_ceil(100).max(1);
         self.phase = match self.phase {
-            Phase::Fresh if pending > 0 => Phase::Canary { trial: trial(first), second: false },
+            Phase::Fresh if pending > 0 => Phase::Canary { trial: begin(first), second: false },
             Phase::Fresh => Phase::Fresh,
-            Phase::Canary { trial: mut running, second } => {
-                let evicted = flight.evicted().saturating_sub(running.from.0);
-                let returned = flight.returned().saturating_sub(running.from.1);
-                if evicted >= running.size {
-                    running.spent.get_or_insert(now);
+            Phase::Canary { mut trial, second } => match trial.outcome(flight, limits, now) {
+                Outcome::Passed => Phase::Full,
+                Outcome::Failed if second => Phase::Stopped { since: now, base: trial.base, probes: 0 },
+                Outcome::Failed => {
+                    let base = trial.base;
+                    Phase::Canary { trial: Trial { base, ..begin(first.max(SECOND_CANARY)) }, second: true }
                 }
-                let over = running.spent.is_some_and(|spent| now >= spent + limits.return_timeout);
-                match running.spent {
-                    Some(_) if returned * 100 >= limits.min_returned * evicted => Phase::Full,
-                    Some(_) if over && second => Phase::Stopped { base: running.base },
-                    Some(_) if over => {
-                        let next = Trial { base: running.base, ..trial(first.max(SECOND_CANARY)) };
-                        Phase::Canary { trial: next, second: true }
-                    }
-                    _ => Phase::Canary { trial: running, second },
-                }
-            }
+                Outcome::Open => Phase::Canary { trial, second },
+            },
             Phase::Full => {
                 let base = flight.a_timeout_ago(now);
                 if flight.falls_short(base, limits.min_returned, now) {
@@ -257,13 +286,27 @@ impl Pace {
                 if !flight.falls_short(base, limits.min_returned, now) {
                     Phase::Full
                 } else if now >= since + limits.return_timeout / 2 {
-                    Phase::Stopped { base }
+                    Phase::Stopped { since: now, base, probes: 0 }
                 } else {
                     Phase::Slow { since, base }
                 }
             }
-            Phase::Stopped { base } if flight.falls_short(base, limits.min_returned, now) => Phase::Stopped { base },
-            Phase::Stopped { .. } => Phase::Full,
+            Phase::Stopped { base, .. } | Phase::Probe { base, .. }
+                if !flight.falls_short(base, limits.min_returned, now) =>
+            {
+                Phase::Full
+            }
+            Phase::Stopped { since, base, probes }
+                if pending > 0 && now >= since + limits.return_timeout * (PROBE_AFTER << probes.min(MOST_PROBES)) =>
+            {
+                Phase::Probe { base, trial: begin(1), probes: probes + 1 }
+            }
+            Phase::Stopped { .. } => self.phase,
+            Phase::Probe { base, mut trial, probes } => match trial.outcome(flight, limits, now) {
+                Outcome::Passed => Phase::Canary { trial: begin(first), second: false },
+                Outcome::Failed => Phase::Stopped { since: now, base, probes },
+                Outcome::Open => Phase::Probe { base, trial, probes },
+            },
         };
     }
 }

@@ -204,7 +204,7 @@ fn an_operator_that_is_outranked_stops() {
         uid: sim.members[0].uid.clone().unwrap(),
         pool_uid: "pool-uid".into(),
         version: Version { term: 9, epoch: 100 },
-        started: 1,
+        started: u64::MAX,
         evicted: 1_000,
         returned: 1_000,
         ..Report::default()
@@ -404,6 +404,7 @@ proptest! {
         }
         for index in 0..sim.members.len() {
             sim.hang(index, false);
+            sim.happen(Happens::Overdue(index), 0);
         }
         if sim.members.iter().all(|m| m.state != MemberState::Ready) {
             sim.join("last");

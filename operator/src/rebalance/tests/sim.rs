@@ -18,6 +18,7 @@ pub(crate) const STEP: Duration = Duration::from_millis(50);
 pub(crate) struct Sim {
     pub(crate) machine: Machine,
     pub(crate) now: Instant,
+    began: Instant,
     pub(crate) sidecars: BTreeMap<String, SimSidecar>,
     pub(crate) members: Vec<Member>,
     pub(crate) desired: usize,
@@ -104,6 +105,7 @@ impl Sim {
         let mut sim = Self {
             machine: Machine::new(pool.clone(), "pool-uid", None),
             now,
+            began: now,
             sidecars: BTreeMap::new(),
             members: Vec::new(),
             desired: members,
@@ -137,7 +139,7 @@ impl Sim {
             seconds_left: None,
             app: AppHealth::default(),
             evicted: 0,
-            started: 1,
+            started: 1 + u64::try_from(self.now.duration_since(self.began).as_millis()).unwrap(),
             returned: 0,
             grant: None,
             grant_ends: self.now,

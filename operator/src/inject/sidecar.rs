@@ -1,0 +1,191 @@
+//! The sidecar's container, and its volumes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    HTTPGetAction, ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
+    VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::resources::{self, Resources};
+use super::{BIN, SIDECAR};
+
+/// The sidecar's ports.
+pub mod port {
+    /// Clients and peers.
+    pub const CLIENTS: u16 = 7480;
+    /// The operator.
+    pub const CONTROL: u16 = 7481;
+    /// The app's local API. It is on loopback only, so no container declares it.
+    pub const API: u16 = 7482;
+    /// Metrics and health.
+    pub const METRICS: u16 = 7483;
+}
+
+/// The volume that brings the binary to the app's container.
+pub(super) const BIN_VOLUME: &str = "wspool-bin";
+const STATE_VOLUME: &str = "wspool-state";
+const PLACEMENT_VOLUME: &str = "wspool-placement";
+/// What a pool's ConfigMap is called: the pool's name, and this.
+const PLACEMENT_SUFFIX: &str = "-placement";
+const STATE: &str = "/var/lib/wspool";
+const PLACEMENT: &str = "/etc/wspool/placement";
+/// The user of the image, for pods that would override it with root.
+const USER: i64 = 65_532;
+
+/// What injected pods get.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Sidecar {
+    /// The sidecar's image.
+    #[arg(
+        long = "sidecar-image",
+        env = "WSPOOL_SIDECAR_IMAGE",
+        value_name = "IMAGE",
+        default_value = concat!("wspool-sidecar:", env!("CARGO_PKG_VERSION"))
+    )]
+    pub image: String,
+    /// The CPU that a sidecar requests. The annotation wspool.dev/sidecar-cpu of a pod says otherwise.
+    #[arg(
+        long = "sidecar-cpu",
+        env = "WSPOOL_SIDECAR_CPU",
+        value_name = "QUANTITY",
+        default_value = "100m",
+        value_parser = resources::quantity
+    )]
+    pub cpu: String,
+    /// The memory that a sidecar requests. The annotation wspool.dev/sidecar-memory of a pod says otherwise.
+    #[arg(
+        long = "sidecar-memory",
+        env = "WSPOOL_SIDECAR_MEMORY",
+        value_name = "QUANTITY",
+        default_value = "128Mi",
+        value_parser = resources::quantity
+    )]
+    pub memory: String,
+}
+
+/// The pool whose sidecar a pod has.
+pub(super) fn pool_of(spec: &PodSpec) -> Option<&str> {
+    let volume = spec.volumes.iter().flatten().find(|volume| volume.name == PLACEMENT_VOLUME)?;
+    volume.config_map.as_ref()?.name.strip_suffix(PLACEMENT_SUFFIX)
+}
+
+pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, app: u16, resources: Option<Resources>) -> Container {
+    Container {
+        name: SIDECAR.to_owned(),
+        image: Some(sidecar.image.clone()),
+        restart_policy: Some("Always".to_owned()),
+        env: Some(vec![
+            downward("POD_IP", "status.podIP"),
+            downward("WSPOOL_POD_UID", "metadata.uid"),
+            variable("WSPOOL_LISTEN", format!("0.0.0.0:{}", port::CLIENTS)),
+            variable("WSPOOL_ADVERTISE", format!("$(POD_IP):{}", port::CLIENTS)),
+            variable("WSPOOL_UPSTREAM", format!("$(POD_IP):{app}")),
+            variable("WSPOOL_CONTROL", format!("0.0.0.0:{}", port::CONTROL)),
+            variable("WSPOOL_METRICS", format!("0.0.0.0:{}", port::METRICS)),
+            variable("WSPOOL_PLACEMENT", format!("{PLACEMENT}/placement.json.gz")),
+            variable("WSPOOL_STATE_DIR", STATE),
+            variable("WSPOOL_INSTALL", BIN),
+        ]),
+        ports: Some(vec![
+            named_port("wspool", port::CLIENTS),
+            named_port("wspool-control", port::CONTROL),
+            named_port("wspool-metrics", port::METRICS),
+        ]),
+        // A minute: a node that starts many pods at once is slow.
+        startup_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/healthz") }),
+        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
+        resources: resources.map(requirements),
+        security_context: Some(restricted(spec)),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(vec![
+            mount(BIN_VOLUME, BIN),
+            mount(STATE_VOLUME, STATE),
+            VolumeMount { read_only: Some(true), ..mount(PLACEMENT_VOLUME, PLACEMENT) },
+        ]),
+        ..Container::default()
+    }
+}
+
+pub(super) fn volumes(pool: &str) -> [Volume; 3] {
+    let in_memory = |name: &str, limit: &str| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: Some("Memory".to_owned()),
+            size_limit: Some(Quantity(limit.to_owned())),
+        }),
+        ..Volume::default()
+    };
+    let placement = ConfigMapVolumeSource {
+        name: format!("{pool}{PLACEMENT_SUFFIX}"),
+        // The pod may be older than the pool, and the sidecar works without.
+        optional: Some(true),
+        ..ConfigMapVolumeSource::default()
+    };
+    [
+        in_memory(BIN_VOLUME, "32Mi"),
+        // A placement, and room for the next one beside it: a ConfigMap holds 1 MiB, compressed.
+        in_memory(STATE_VOLUME, "32Mi"),
+        Volume { name: PLACEMENT_VOLUME.to_owned(), config_map: Some(placement), ..Volume::default() },
+    ]
+}
+
+/// A variable that holds a field of the pod.
+pub(super) fn downward(name: &str, field: &str) -> EnvVar {
+    let field = ObjectFieldSelector { field_path: field.to_owned(), ..ObjectFieldSelector::default() };
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }),
+        ..EnvVar::default()
+    }
+}
+
+fn variable(name: &str, value: impl Into<String>) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.into()), ..EnvVar::default() }
+}
+
+fn named_port(name: &str, port: u16) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: port.into(), ..ContainerPort::default() }
+}
+
+fn probe(path: &str) -> Probe {
+    let get = HTTPGetAction {
+        path: Some(path.to_owned()),
+        port: IntOrString::Int(port::METRICS.into()),
+        ..HTTPGetAction::default()
+    };
+    Probe { http_get: Some(get), ..Probe::default() }
+}
+
+fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+fn requirements(resources: Resources) -> ResourceRequirements {
+    let Resources { cpu, memory, limited } = resources;
+    let amounts = BTreeMap::from([("cpu".to_owned(), Quantity(cpu)), ("memory".to_owned(), Quantity(memory))]);
+    ResourceRequirements {
+        limits: limited.then(|| amounts.clone()),
+        requests: Some(amounts),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// What the `restricted` Pod Security Standard asks for.
+fn restricted(spec: &PodSpec) -> SecurityContext {
+    // The image names its user. A user here would be refused where the namespace prescribes a range of them, so it is
+    // named only for pods that run as root otherwise.
+    let root = spec.security_context.as_ref().is_some_and(|pod| pod.run_as_user == Some(0));
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        run_as_user: root.then_some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+        ..SecurityContext::default()
+    }
+}
