@@ -16,7 +16,7 @@ pub struct Delta<'a> {
     new: &'a Rendezvous,
     /// Added, or grown.
     gained: Rendezvous,
-    /// The slots that lose nothing, whether their keys can be won or not.
+    /// Neither removed nor shrunk: its keys stay unless a gained slot wins them.
     kept: Rendezvous,
 }
 

@@ -1,8 +1,8 @@
 //! The claim protocol in every interleaving, checked with `stateright` on the very functions that sidecars run.
 //!
-//! Three servers and one key, whose owner changes twice, or three times. Each server learns each version at any time, or skips one.
-//! Two to four handshakes of the key may begin at any time, at any server, since an entry may know an old placement:
-//! they are two devices, and one or both of them coming back, also while the old connection is still leaving.
+//! Three servers and one key, whose owner changes twice, or three times. Each server learns each version at any time, or
+//! skips one. Two to four handshakes of the key may begin at any time, at any server, since an entry may know an old
+//! placement: they are two devices, and one or both of them coming back, also while the old connection is still leaving.
 //! Connections are evicted in any order whenever their server knows that the key has moved; an eviction is called off
 //! when it has moved back; a connection may also close by itself.
 //!

@@ -35,7 +35,8 @@ fn a_claim_keeps_its_shape() {
 
 #[test]
 fn a_draining_sidecar_says_so_in_the_same_shape() {
-    reads_and_writes(&Draining { pool_uid: "p".into(), uid: "u".into() }, &json!({"poolUid": "p", "uid": "u"}));
+    let draining = Draining { pool_uid: "p".into(), uid: "u".into(), draining: true };
+    reads_and_writes(&draining, &json!({"poolUid": "p", "uid": "u", "draining": true}));
 }
 
 #[test]
