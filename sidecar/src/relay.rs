@@ -232,14 +232,16 @@ impl<H: Hooks> Relay<'_, H> {
     fn evict(&mut self, cx: &mut Context<'_>, eviction: &mut Eviction) -> Next {
         let now = Instant::now();
         let until = if self.first.is_some() { Until::End } else { eviction::cut(eviction.since, now).into() };
-        let mut behind = self.carry(cx, until);
+        let behind = self.carry(cx, until);
         if let Some(ended) = self.closed() {
             return Next::End(ended);
         }
-        if behind.as_deref().is_some_and(|bytes| self.down.follower.leads_to_close(bytes)) {
-            // The app is closing by itself: its own code goes to the client.
-            self.pass_on(behind.take().unwrap_or_default());
+        let closing = |bytes: &&[u8]| self.first.is_some() || self.down.follower.leads_to_close(bytes);
+        if let Some(bytes) = behind.as_deref().filter(closing) {
+            // One side is closing by itself: its own code goes to the other.
+            self.pass_on(bytes.to_vec());
             self.first = self.first.or(Some(Side::App));
+            return Next::Again;
         }
         let facts = Facts {
             quiet: self.link.quiet(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use ring::settings::Notice;
-use sidecar::frame;
 use sidecar::relay::{Early, Ended, Hooks, Link, Manner, Relay, relay};
+use sidecar::{eviction, frame};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -259,6 +259,23 @@ async fn what_an_app_said_before_it_closed_reaches_a_client_that_is_still_sendin
 }
 
 #[tokio::test]
+async fn an_app_that_breaks_is_no_reset_for_a_client_that_is_still_sending() {
+    let Rig { mut client, app, link, relay, .. } = rig().await;
+    // The app does not read, so that the relay stops reading, too, and has unread bytes of the client.
+    let block = [0; 4096];
+    until("everything on the way is full", || {
+        while client.try_write(&block).is_ok() {}
+        link.quiet() >= Duration::from_millis(300)
+    })
+    .await;
+    socket2::SockRef::from(&app).set_linger(Some(Duration::ZERO)).expect("a live socket");
+    drop(app);
+    assert_eq!(read_to_end(&mut client).await, (Vec::new(), false));
+    drop(client);
+    assert_eq!(Rig::ended(relay).await, Ended::App);
+}
+
+#[tokio::test]
 async fn a_reset_breaks_both_sides_at_once() {
     let Rig { mut client, mut app, link, owner, relay } = rig().await;
     // From another thread, as the registry does.
@@ -341,31 +358,45 @@ async fn an_eviction_that_is_called_off_leaves_no_trace_and_another_may_follow()
     assert_eq!((owner.asked(), owner.app_closed()), (2, 1));
 }
 
+/// An app that writes messages without a pause, in pieces that each end in the middle of a message.
+struct Chatter {
+    message: Vec<u8>,
+    written: usize,
+}
+
+impl Chatter {
+    fn new() -> Self {
+        Self { message: frame::text(&"x".repeat(10_007)), written: 0 }
+    }
+
+    /// Writes up to the middle of the next message, as far as there is room; false once the other side has closed.
+    fn write(&mut self, app: &TcpStream) -> bool {
+        let (one, half) = (self.message.len(), self.message.len() / 2);
+        let at = self.written % one;
+        let end = if at < half { half } else { one + half };
+        match app.try_write(&self.message.repeat(2)[at..end]) {
+            Ok(sent) => self.written += sent,
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+        true
+    }
+}
+
 #[tokio::test]
 async fn a_busy_app_is_cut_between_messages_and_what_it_wrote_later_is_counted() {
     let Rig { mut client, app, link, relay, .. } = rig().await;
-    let (app_reads, app_writes) = app.into_split();
-    // Frames of a size that never fits the relay's reads.
-    let message = frame::text(&"x".repeat(10_007));
-    let one = message.len();
+    let mut chatter = Chatter::new();
+    let one = chatter.message.len();
     let writing = tokio::spawn(async move {
-        let mut written = 0;
-        loop {
-            match app_writes.try_write(&message[written % one..]) {
-                Ok(sent) => written += sent,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => return written,
+        while chatter.write(&app) {
+            let mut close = [0; 16];
+            if let Ok(length) = app.try_read(&mut close) {
+                assert_eq!(length, 8, "one masked Close");
+                break;
             }
             tokio::task::yield_now().await;
-            let mut close = [0; 8];
-            match app_reads.try_read(&mut close) {
-                Ok(length) => {
-                    assert_eq!(length, close.len(), "one masked Close");
-                    return written;
-                }
-                Err(_) => tokio::task::yield_now().await,
-            }
         }
+        chatter.written
     });
     link.evict();
     let mut received: usize = 0;
@@ -388,6 +419,36 @@ async fn a_busy_app_is_cut_between_messages_and_what_it_wrote_later_is_counted()
     let Ended::Evicted { manner: Manner::Clean, discarded } = Rig::ended(relay).await else { panic!("not clean") };
     assert_eq!(received as u64 + discarded, written as u64);
     assert!(discarded > 0, "an app that never stops writes behind the cut");
+}
+
+#[tokio::test]
+async fn a_busy_app_whose_eviction_is_called_off_at_the_cut_loses_nothing() {
+    let Rig { mut client, app, link, owner, relay } = rig().await;
+    owner.set(None);
+    let writing = tokio::spawn({
+        let owner = Arc::clone(&owner);
+        async move {
+            let mut chatter = Chatter::new();
+            while owner.asked() == 0 {
+                assert!(chatter.write(&app), "an open connection");
+                tokio::task::yield_now().await;
+            }
+            chatter
+        }
+    });
+    link.evict();
+    let reading = async {
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.expect("a clean end");
+        received
+    };
+    let (received, chatter) = in_time(async { tokio::join!(reading, writing) }).await;
+    let Chatter { message, written } = chatter.expect("no panic");
+    assert_eq!(received.len(), written);
+    assert!(received.chunks(message.len()).all(|chunk| message.starts_with(chunk)), "bytes were lost or moved");
+    drop(client);
+    assert_eq!(Rig::ended(relay).await, Ended::App);
+    assert_eq!((owner.asked(), owner.app_closed()), (1, 0));
 }
 
 #[tokio::test]
@@ -546,8 +607,24 @@ async fn a_connection_that_is_closing_by_itself_is_not_told() {
     send(&mut client, close_frame(4001, "bye")).await;
     assert_eq!(next(&mut app).await, close_frame(4001, "bye"));
     link.evict();
+    // Long enough for any other connection to be told.
+    until("the app has taken its time", || link.quiet() > 2 * eviction::QUIET).await;
     in_time(async { tokio::join!(app.next(), client.next()) }).await;
     drop((client, app));
     assert_eq!(Rig::ended(relay).await, Ended::Client);
+    assert_eq!((owner.asked(), owner.app_closed()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_app_that_closes_by_itself_where_it_would_be_cut_keeps_its_own_code() {
+    let Rig { mut client, mut app, link, owner, relay } = rig().await;
+    let stream = [frame::text("the last message"), frame::close(4401, "who are you?")].concat();
+    app.write_all(&stream[..6]).await.expect("an open connection");
+    link.evict();
+    until("the connection counts as busy", || link.quiet() > eviction::BUSY).await;
+    app.write_all(&stream[6..]).await.expect("an open connection");
+    assert_eq!(read_exactly(&mut client, stream.len()).await, stream);
+    drop((client, app));
+    assert_eq!(Rig::ended(relay).await, Ended::App);
     assert_eq!((owner.asked(), owner.app_closed()), (0, 0));
 }
