@@ -7,10 +7,10 @@ CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fmt generate chart images
+.PHONY: help build demo test test-api lint fmt generate chart images
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the sidecar, the operator and the examples for use
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-operator --package wspool-examples
@@ -19,10 +19,16 @@ demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 
 	target/release/demo
 
 # The tests of one crate start the binaries of others, which cargo does not know.
-test: $(NODE_MODULES) ## run every test
+test: $(NODE_MODULES) ## run every test that needs no Kubernetes
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 	python3 -m unittest discover --start-directory images
+
+# Compiled before the network is gone.
+test-api: ## run the tests that need a Kubernetes API, with a real one (the first time it is built: 15 minutes)
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --no-run
+	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline -- --ignored
 
 lint: $(DENY) ## check formatting, lints, generated files, and what is depended on
 	$(CARGO) fmt --all --check

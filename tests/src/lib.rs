@@ -15,6 +15,7 @@
 //! | [`client`], [`crowd`] | WebSocket clients: one, or many that come back by themselves |
 //! | [`wire`], [`frames`] | raw bytes, on both sides of a sidecar |
 //! | [`node`] | the `ws` library, as a server and as a client |
+//! | [`control_plane`] | a real Kubernetes API, for the tests named `kubernetes_*`: `make test-api` |
 //! | [`http`], [`ports`], [`wait`] | requests, free ports, conditions |
 //!
 //! The apps of a test share its one thread, so that the order in which they write the guestbook is the order in which
@@ -22,6 +23,7 @@
 
 pub mod app;
 pub mod client;
+pub mod control_plane;
 pub mod crowd;
 pub mod frames;
 pub mod guestbook;

@@ -1,0 +1,275 @@
+//! A real etcd, kube-apiserver and kube-controller-manager, without kubelets: the tests play them.
+//!
+//! ```text
+//!  tests/control-plane/run ──► namespaces without a way out, every address of 198.18.0.0/15 local
+//!    └─ control-plane (a program of this crate) ── starts the ControlPlane, ends it and all else with the command
+//!         └─ cargo test ── Access::shared() ── Namespace (one per test) ── Kubelet
+//! ```
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`access`] | the way to an API server: clients, kubeconfigs, kubectl |
+//! | [`certificates`] | who everybody is |
+//! | [`namespace`] | a test's own corner: what it applies, the pods that come of it |
+//! | [`kubelet`] | plays the kubelet: pods become ready, and go |
+//!
+//! Tests share one control plane. A test that stops its API server starts one for itself, which does not disturb the
+//! others: [`ControlPlane::start`].
+
+pub mod access;
+pub mod certificates;
+pub mod kubelet;
+pub mod namespace;
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::PostParams;
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+
+pub use access::Access;
+pub use kubelet::Kubelet;
+pub use namespace::Namespace;
+
+use crate::ports;
+use crate::process::Process;
+use crate::wait::until;
+use certificates::Certificates;
+
+/// The node that all pods are bound to. It has no kubelet, and nobody expects its heartbeat.
+pub const NODE: &str = "fake";
+/// The node's own address. All of 198.18.0.0/15 is local in the tests' network namespace; loopback addresses would be
+/// refused in `EndpointSlices`.
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
+/// A control plane of its own. It ends when it is dropped; the ends of its logs are shown when a test fails.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // In the order in which they end.
+    controllers: Process,
+    apiserver: Process,
+    etcd: Process,
+    files: Files,
+}
+
+/// What its programs are started with.
+#[derive(Debug)]
+struct Files {
+    /// Certificates, kubeconfigs, logs, etcd's data.
+    folder: TempDir,
+    etcd: SocketAddr,
+    etcd_peer: SocketAddr,
+    apiserver: SocketAddr,
+}
+
+impl ControlPlane {
+    /// Starts one, and waits until its API server is ready. It takes about six seconds.
+    pub async fn start() -> Self {
+        check_namespace();
+        let files = Files::new();
+        let etcd = files.start_etcd();
+        let mut apiserver = files.start_apiserver();
+        files.ready(&mut apiserver).await;
+        let controllers = files.start_controllers();
+        make_node(&files.access()).await;
+        Self { controllers, apiserver, etcd, files }
+    }
+
+    /// The way to it.
+    pub fn access(&self) -> Access {
+        self.files.access()
+    }
+
+    /// Kills the API server: whoever is connected is cut off, and nobody new gets in. (SIGTERM would not end it for as
+    /// long as clients are connected.)
+    pub fn stop_apiserver(&mut self) {
+        self.apiserver.kill();
+    }
+
+    /// Starts it again, and waits until it is ready. The controllers are started anew: by themselves they might come
+    /// back only a minute after a longer outage.
+    pub async fn start_apiserver(&mut self) {
+        self.apiserver = self.files.start_apiserver();
+        self.files.ready(&mut self.apiserver).await;
+        self.controllers.kill();
+        self.controllers = self.files.start_controllers();
+    }
+
+    /// Halts the API server where it is: its connections stay open, and nothing is answered.
+    pub fn pause_apiserver(&self) {
+        self.apiserver.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume_apiserver(&self) {
+        self.apiserver.signal(Signal::SIGCONT);
+    }
+
+    /// Shows the ends of its logs.
+    pub fn show_logs(&self) {
+        for process in [&self.etcd, &self.apiserver, &self.controllers] {
+            process.show_log();
+        }
+    }
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("control-plane-").tempdir().expect("a temporary folder");
+        let files = Self { folder, etcd: ports::free(), etcd_peer: ports::free(), apiserver: ports::free() };
+        Certificates::write(files.folder.path(), files.apiserver.ip());
+        let access = files.access();
+        access.write_kubeconfig(certificates::ADMIN, files.apiserver);
+        access.write_kubeconfig(certificates::CONTROLLERS, files.apiserver);
+        files
+    }
+
+    fn access(&self) -> Access {
+        Access::at(self.folder.path())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a program with `--name=value` for each of the flags.
+    fn start(&self, program: &str, flags: &[(&str, &OsStr)]) -> Process {
+        let arguments = flags.iter().map(|(name, value)| {
+            let mut argument = std::ffi::OsString::from(format!("--{name}="));
+            argument.push(value);
+            argument
+        });
+        Process::start(program, &binary(program), arguments, &self.path(&format!("{program}.log")))
+    }
+
+    fn start_etcd(&self) -> Process {
+        let [clients, peers] = [self.etcd, self.etcd_peer].map(|at| format!("http://{at}"));
+        self.start(
+            "etcd",
+            &[
+                ("name", "etcd".as_ref()),
+                ("data-dir", self.path("etcd").as_ref()),
+                ("listen-client-urls", clients.as_ref()),
+                ("advertise-client-urls", clients.as_ref()),
+                ("listen-peer-urls", peers.as_ref()),
+                ("initial-advertise-peer-urls", peers.as_ref()),
+                ("initial-cluster", format!("etcd={peers}").as_ref()),
+                // What it stores is thrown away anyhow.
+                ("unsafe-no-fsync", "true".as_ref()),
+                ("log-level", "warn".as_ref()),
+            ],
+        )
+    }
+
+    fn start_apiserver(&self) -> Process {
+        let file = |name: &str| self.path(name);
+        self.start(
+            "kube-apiserver",
+            &[
+                ("etcd-servers", format!("http://{}", self.etcd).as_ref()),
+                ("bind-address", self.apiserver.ip().to_string().as_ref()),
+                ("advertise-address", self.apiserver.ip().to_string().as_ref()),
+                ("secure-port", self.apiserver.port().to_string().as_ref()),
+                // The address is a loopback one, which the Service `kubernetes` may not have as an endpoint.
+                ("endpoint-reconciler-type", "none".as_ref()),
+                ("service-cluster-ip-range", "10.96.0.0/16".as_ref()),
+                ("cert-dir", file("apiserver").as_ref()),
+                ("tls-cert-file", file("apiserver.crt").as_ref()),
+                ("tls-private-key-file", file("apiserver.key").as_ref()),
+                ("client-ca-file", file("ca.crt").as_ref()),
+                ("authorization-mode", "RBAC".as_ref()),
+                ("service-account-issuer", "https://kubernetes.default.svc".as_ref()),
+                ("service-account-signing-key-file", file("accounts.key").as_ref()),
+                ("service-account-key-file", file("accounts.pub").as_ref()),
+                // How an aggregated API server knows that a request comes from this one, and for whom.
+                ("requestheader-client-ca-file", file("front-proxy-ca.crt").as_ref()),
+                ("requestheader-allowed-names", certificates::FRONT_PROXY.as_ref()),
+                ("requestheader-username-headers", "X-Remote-User".as_ref()),
+                ("requestheader-group-headers", "X-Remote-Group".as_ref()),
+                ("requestheader-extra-headers-prefix", "X-Remote-Extra-".as_ref()),
+                ("proxy-client-cert-file", file("front-proxy.crt").as_ref()),
+                ("proxy-client-key-file", file("front-proxy.key").as_ref()),
+                // Nothing translates the addresses of Services here: webhooks are called at their endpoints.
+                ("enable-aggregator-routing", "true".as_ref()),
+                ("profiling", "false".as_ref()),
+            ],
+        )
+    }
+
+    fn start_controllers(&self) -> Process {
+        let file = |name: &str| self.path(name);
+        self.start(
+            "kube-controller-manager",
+            &[
+                ("kubeconfig", self.access().kubeconfig_of(certificates::CONTROLLERS).as_ref()),
+                // Not those that take the pods of a silent node away.
+                (
+                    "controllers",
+                    "*,-node-lifecycle-controller,-taint-eviction-controller,-pod-garbage-collector-controller"
+                        .as_ref(),
+                ),
+                ("use-service-account-credentials", "true".as_ref()),
+                ("service-account-private-key-file", file("accounts.key").as_ref()),
+                ("root-ca-file", file("ca.crt").as_ref()),
+                ("leader-elect", "false".as_ref()),
+                ("secure-port", "0".as_ref()),
+                ("kube-api-qps", "200".as_ref()),
+                ("kube-api-burst", "400".as_ref()),
+                ("horizontal-pod-autoscaler-sync-period", "2s".as_ref()),
+                ("horizontal-pod-autoscaler-downscale-stabilization", "0s".as_ref()),
+                ("profiling", "false".as_ref()),
+            ],
+        )
+    }
+
+    /// Waits until the API server is ready, in two steps because a busy machine may need patience for each.
+    async fn ready(&self, apiserver: &mut Process) {
+        until("the API server listens", async || {
+            apiserver.check();
+            TcpStream::connect(self.apiserver).map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+        let access = self.access();
+        until("the API server is ready", async || {
+            apiserver.check();
+            access.kubectl(&["get", "--raw", "/readyz"], "").await.map(drop)
+        })
+        .await;
+    }
+}
+
+/// Where a program of Kubernetes is.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    let folder = std::env::var_os("KUBEBUILDER_ASSETS").expect("KUBEBUILDER_ASSETS is set by tests/control-plane/run");
+    Path::new(&folder).join(name)
+}
+
+fn check_namespace() {
+    if let Err(error) = TcpListener::bind((NODE_ADDRESS, 0)) {
+        panic!("{NODE_ADDRESS} is not local ({error}): tests of this tier are run by `make test-api`");
+    }
+}
+
+/// Makes the node. Without a Node object the controllers leave its pods out of `EndpointSlices`.
+async fn make_node(access: &Access) {
+    let nodes: Api<Node> = Api::all(access.client().await);
+    let node = json!({
+        "metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE, "kubernetes.io/os": "linux"}},
+        "status": {
+            "capacity": {"cpu": "64", "memory": "256Gi", "pods": "1000"},
+            "allocatable": {"cpu": "64", "memory": "256Gi", "pods": "1000"},
+            "addresses": [{"type": "InternalIP", "address": NODE_ADDRESS}],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Fake"}],
+        },
+    });
+    let node: Node = serde_json::from_value(node).expect("a node");
+    until("the node is made", async || {
+        nodes.create(&PostParams::default(), &node).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+}
