@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use ring::settings::Settings;
-use serde::Deserialize;
 
 use crate::key;
 use crate::prestop::Prestop;
@@ -178,11 +177,6 @@ pub enum ConfigError {
     },
 }
 
-/// The file behind `--config`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(transparent)]
-struct ConfigFile(Settings);
-
 impl Args {
     /// Checks the arguments and reads the files they name.
     pub fn check(self) -> Result<Config, ConfigError> {
@@ -249,8 +243,10 @@ fn read_settings(path: &Path) -> Result<Settings, ConfigError> {
         Ok(text) => text,
         Err(error) => return Err(ConfigError::Read { path, error }),
     };
-    let ConfigFile(settings) = match serde_yaml::from_str(&text) {
-        Ok(file) => file,
+    // By itself the parser takes an enum's variant from a YAML tag; people write a map with one key.
+    let yaml = serde_yaml::Deserializer::from_str(&text);
+    let settings: Settings = match serde_yaml::with::singleton_map_recursive::deserialize(yaml) {
+        Ok(settings) => settings,
         Err(error) => return Err(ConfigError::Yaml { path, error }),
     };
     match key::check(&settings.key) {
@@ -272,4 +268,53 @@ fn kept_uid(state_dir: Option<&Path>) -> Result<String, ConfigError> {
     let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, &uid));
     written.map_err(|error| ConfigError::State { path: folder.to_owned(), error })?;
     Ok(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::settings::{KeySource, Missing};
+
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidecar.yaml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn a_config_file_is_written_like_a_pool() {
+        let (_folder, path) = file(
+            "key: {from: [{query: user}, {path: '/rooms/{key}'}], missing: Reject}\nlimits: {connections: 7, idle: 90s}\n",
+        );
+        let settings = read_settings(&path).unwrap();
+        let sources = [KeySource::Query("user".into()), KeySource::Path("/rooms/{key}".into())];
+        assert_eq!((settings.key.from.as_slice(), settings.key.missing), (&sources[..], Missing::Reject));
+        assert_eq!((settings.limits.connections, settings.limits.idle.0.as_secs()), (7, 90));
+    }
+
+    #[test]
+    fn a_bad_config_file_is_refused_with_the_place_and_the_name() {
+        for (text, expected) in [
+            ("key: {form: []}", "form"),
+            ("limits: {connections: many}", "connections"),
+            ("key: {from: [{path: /rooms}]}", "/rooms"),
+            ("notice: [", "line"),
+        ] {
+            let (_folder, path) = file(text);
+            let error = read_settings(&path).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("sidecar.yaml"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_control_port_that_others_can_reach_needs_keys() {
+        let args = |extra: &[&str]| {
+            let all = ["sidecar", "--upstream", "127.0.0.1:1", "--control", "0.0.0.0:2"].iter().chain(extra);
+            Cli::parse_from(all).args.check()
+        };
+        assert!(matches!(args(&[]), Err(ConfigError::OpenControl(_))));
+        assert!(args(&["--control-keys", "keys.pem"]).is_ok());
+    }
 }

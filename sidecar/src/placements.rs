@@ -115,7 +115,10 @@ fn install(sidecar: &Sidecar, placement: Placement) -> Result<bool, Refused> {
 
 /// Reads what was kept before a restart, and the mounted file, before anything listens.
 pub fn load(sidecar: &Sidecar) {
-    let kept = sidecar.config.state_dir.as_ref().map(|folder| folder.join(KEPT));
+    let kept = sidecar.config.state_dir.as_ref().map(|folder| folder.join(KEPT)).filter(|file| file.exists());
+    if kept.is_some() {
+        sidecar.registry().note_restart();
+    }
     for file in kept.iter().chain(&sidecar.config.placement) {
         read(sidecar, file);
     }

@@ -69,7 +69,7 @@ pub async fn serve(
     let io = TokioIo::new(Rewound { prefix: head.into_bytes(), stream });
     let upgraded: Rc<Cell<Option<Upgraded>>> = Rc::default();
     let service = {
-        let upgraded = Rc::clone(&upgraded);
+        let (sidecar, upgraded) = (Arc::clone(&sidecar), Rc::clone(&upgraded));
         service_fn(move |request| {
             let (sidecar, upgraded) = (Arc::clone(&sidecar), Rc::clone(&upgraded));
             async move { Ok::<_, Infallible>(answer(sidecar, remote, request, &upgraded).await) }
@@ -83,6 +83,9 @@ pub async fn serve(
         .serve_connection(io, service)
         .with_upgrades();
     if let Err(error) = connection.await {
+        if error.is_parse() {
+            sidecar.metrics.bad_request("malformed");
+        }
         tracing::debug!(%error, "a plain connection ended early");
     }
     let Upgraded { on_upgrade, pending } = upgraded.take()?;
@@ -105,9 +108,9 @@ async fn answer(
     request: Request<Incoming>,
     upgraded: &Cell<Option<Upgraded>>,
 ) -> Response<Body> {
-    if let Err(sentence) = check(&request) {
+    if let Err((status, sentence)) = check(&request) {
         sidecar.metrics.bad_request("ambiguous");
-        let mut response = text(StatusCode::BAD_REQUEST, sentence);
+        let mut response = text(status, sentence);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
@@ -191,17 +194,20 @@ fn answered(raw: &[u8], body: Option<Vec<u8>>) -> Response<Body> {
     response
 }
 
-/// What hyper leaves to us: ambiguity that another parser behind us could read in another way.
-fn check(request: &Request<Incoming>) -> Result<(), &'static str> {
+/// What hyper leaves to us in a later request of a connection: ambiguity that another parser behind us could read in
+/// another way. Of two lengths it has dropped one already, as RFC 9112, section 6.3, says.
+fn check(request: &Request<Incoming>) -> Result<(), (StatusCode, &'static str)> {
     let headers = request.headers();
-    if headers.get_all(header::HOST).iter().count() > 1 {
-        return Err("a request has one Host");
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err((StatusCode::BAD_REQUEST, "a request has one Host header"));
     }
-    if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err("a request has Content-Length or Transfer-Encoding, not both");
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if encodings.next().is_some_and(|encoding| encoding != "chunked") || encodings.next().is_some() {
+        return Err((StatusCode::NOT_IMPLEMENTED, "the only Transfer-Encoding served here is chunked"));
     }
     if request.method() == Method::CONNECT {
-        return Err("CONNECT is not served here");
+        return Err((StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"));
     }
     Ok(())
 }

@@ -179,19 +179,25 @@ impl Registry {
         let mut view = View::clone(&self.view);
         let changed = if draining { view.draining.insert(uid.to_owned()) } else { view.draining.remove(uid) };
         if changed {
+            view.was_away |= uid == view.me.uid;
             self.view = Arc::new(view);
             self.find_moved();
         }
     }
 
+    /// The process was restarted under a placement: others may have taken its keys meanwhile.
+    pub fn note_restart(&mut self) {
+        self.view = Arc::new(View { was_away: true, ..View::clone(&self.view) });
+    }
+
     /// Decides about a handshake for a key.
     pub fn enter(&mut self, key: &str, arrival: Arrival, proof: Option<&Released>) -> Admission {
-        let Some(standing) = self.view.standing(key) else { return Admission::Unplaced };
         let limits = self.view.settings().limits;
         let id = self.key_id(key);
         if limits.per_key > 0 && self.keys[id].state.connections() >= limits.per_key {
             return Admission::KeyFull;
         }
+        let Some(standing) = self.view.standing(key) else { return Admission::Unplaced };
         let by_key = self.view.settings().unit == ring::settings::Unit::Key;
         let free = Released(standing.version);
         let proof = if by_key { proof } else { Some(&free) };

@@ -19,6 +19,9 @@ pub struct View {
     pub slot: Option<SlotId>,
     /// Sidecars that said they are draining, this one included: their keys belong to their next-best slots.
     pub draining: BTreeSet<String>,
+    /// Whether this sidecar was away under the placement in force, or an earlier one of the same move: its next-best slots
+    /// may hold its keys, and are asked as previous owners are.
+    pub was_away: bool,
     /// In force until a placement brings its own.
     pub defaults: Arc<Settings>,
 }
@@ -26,7 +29,14 @@ pub struct View {
 impl View {
     /// A sidecar that knows of no pool.
     pub fn new(me: Peer, defaults: Settings) -> Self {
-        Self { me, placement: None, slot: None, draining: BTreeSet::new(), defaults: Arc::new(defaults) }
+        Self {
+            me,
+            placement: None,
+            slot: None,
+            draining: BTreeSet::new(),
+            was_away: false,
+            defaults: Arc::new(defaults),
+        }
     }
 
     /// The same sidecar under a newer placement.
@@ -35,7 +45,9 @@ impl View {
         let slot = placement.slot_of(&self.me.uid);
         let mut draining = self.draining.clone();
         draining.retain(|uid| placement.slot_of(uid).is_some());
-        Self { placement: Some(placement), slot, draining, ..self.clone() }
+        // A placement without predecessors says that every key is where it belongs.
+        let was_away = self.was_away && (self.placement.is_none() || placement.moving());
+        Self { placement: Some(placement), slot, draining, was_away, ..self.clone() }
     }
 
     /// The settings in force.
@@ -71,8 +83,13 @@ impl View {
             let passed_over = holders.take_while(|holder| self.draining.contains(&holder.uid));
             previous.extend(passed_over.map(peer));
         }
+        if self.was_away {
+            let next_best = placement.ring().ranked(hash).into_iter().filter_map(|slot| placement.holder(slot));
+            previous.extend(next_best.filter(|holder| holder.uid != self.me.uid).take(1).map(peer));
+        }
         previous.retain(|p| p.uid != self.me.uid && owner.is_none_or(|owner| owner.uid != p.uid));
-        previous.dedup_by(|a, b| a.uid == b.uid);
+        let mut asked = BTreeSet::new();
+        previous.retain(|p| asked.insert(p.uid.clone()));
         let mine = owner.is_some_and(|owner| owner.uid == self.me.uid);
         Some(Standing { version: placement.version(), owner: owner.map(peer), mine, previous })
     }

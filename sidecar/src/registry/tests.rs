@@ -154,3 +154,17 @@ fn a_draining_sidecar_moves_everything_to_the_next_best_slots() {
     assert!(matches!(registry.enter("new-key", Arrival::Owner, None), Admission::Redirect(to) if to == peer("b")));
     assert!(matches!(registry.enter(key, Arrival::Owner, None), Admission::Seated(_)), "its other device is here");
 }
+
+#[test]
+fn a_sidecar_whose_drain_was_called_off_asks_for_keys_that_went_elsewhere_meanwhile() {
+    let (mut registry, _) = holding(0);
+    registry.place(&placement(2, &["a", "b"], &[]));
+    registry.set_draining("a", true);
+    registry.set_draining("a", false);
+    let two = placement(2, &["a", "b"], &[]);
+    let key =
+        (0..1000).map(|n| format!("user-{n}")).find(|k| two.ring().owner(two.hash(k)) == Some(SlotId(0))).unwrap();
+    assert_eq!(registry.enter(&key, Arrival::Owner, None), Admission::Claim(vec![peer("b")]));
+    registry.place(&placement(3, &["a", "b"], &[]));
+    assert!(matches!(registry.enter(&key, Arrival::Owner, None), Admission::Seated(_)), "all is where it belongs");
+}
