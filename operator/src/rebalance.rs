@@ -247,6 +247,18 @@ impl Machine {
         self.saved.version
     }
 
+    /// The pool as it was given last.
+    pub fn pool(&self) -> &CheckedPool {
+        &self.pool
+    }
+
+    /// Whether a placement leads to a sidecar, or did while its keys move.
+    pub fn needs(&self, uid: &str) -> bool {
+        let before = self.saved.predecessors.iter().flat_map(|predecessor| &predecessor.table.slots);
+        let slots = self.saved.roster.slots.iter().chain(before);
+        slots.filter_map(|slot| slot.holder.as_ref()).any(|holder| holder.uid == uid)
+    }
+
     fn outranked_by(&self) -> Option<Version> {
         if let Term::Over { newer } = self.term {
             return Some(newer);

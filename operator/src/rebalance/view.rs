@@ -97,6 +97,15 @@ pub struct ConditionView {
     pub message: String,
 }
 
+impl PoolView {
+    /// Adds trouble outside the machine; what the machine itself says goes before.
+    pub fn degrade(&mut self, reason: &'static str, message: &str) {
+        for condition in self.conditions.iter_mut().filter(|c| c.kind == "Degraded" && !c.status) {
+            *condition = ConditionView { kind: "Degraded", status: true, reason, message: message.to_owned() };
+        }
+    }
+}
+
 impl Machine {
     /// What there is to say now.
     pub fn view(&self, now: Instant) -> PoolView {

@@ -1,0 +1,160 @@
+//! The client of sidecars' control ports.
+//!
+//! Each request has a timeout and is sent once: a placement or a grant that did not arrive is overtaken by the next one,
+//! and a grant that is sent twice must not be this client's doing.
+
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use ring::wire::{Grant, Placed, Problem, Report};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_millis(500);
+/// How long a request may take in all: a placement of thousands of slots is some megabytes.
+const REQUEST: Duration = Duration::from_secs(2);
+/// The largest answer that is read, in bytes.
+const ANSWER: usize = 1024 * 1024;
+
+/// A client for all sidecars; its connections are kept alive.
+#[derive(Clone, Debug)]
+pub struct Control {
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// Why a sidecar gave no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nothing listens there: its process is gone, or not there yet.
+    #[error("{address} refuses connections")]
+    Refused {
+        /// The control port.
+        address: String,
+    },
+    /// It cannot be reached, or the connection broke.
+    #[error("{address} cannot be reached: {why}")]
+    Unreachable {
+        /// The control port.
+        address: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// It did not answer in time.
+    #[error("{address} did not answer within {REQUEST:?}")]
+    Timeout {
+        /// The control port.
+        address: String,
+    },
+    /// It answered with an error.
+    #[error("{address} answered {status}: {detail}")]
+    Denied {
+        /// The control port.
+        address: String,
+        /// The status.
+        status: StatusCode,
+        /// What it says.
+        detail: String,
+    },
+    /// It answered with something else than a report.
+    #[error("{address} is not a sidecar's control port: {why}")]
+    Malformed {
+        /// The control port.
+        address: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(1)
+            .retry_canceled_requests(false)
+            .build(connector);
+        Self { client }
+    }
+}
+
+impl Control {
+    /// Gives a sidecar its placement.
+    pub async fn place(&self, address: &str, placed: &Placed) -> Result<Report, ControlError> {
+        self.request(address, Method::PUT, "/v1/placement", body(placed)).await
+    }
+
+    /// Permits a sidecar to evict.
+    pub async fn grant(&self, address: &str, grant: &Grant) -> Result<Report, ControlError> {
+        self.request(address, Method::PUT, "/v1/evictions", body(grant)).await
+    }
+
+    /// Asks a sidecar how it is.
+    pub async fn status(&self, address: &str) -> Result<Report, ControlError> {
+        self.request(address, Method::GET, "/v1/status", Bytes::new()).await
+    }
+
+    async fn request(&self, at: &str, method: Method, path: &str, body: Bytes) -> Result<Report, ControlError> {
+        let address = || at.to_owned();
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{at}{path}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| ControlError::Unreachable { address: address(), why: error.to_string() })?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| match refused(&error) {
+                true => ControlError::Refused { address: address() },
+                false => ControlError::Unreachable { address: address(), why: chain(&error) },
+            })?;
+            let status = response.status();
+            let answer = Limited::new(response.into_body(), ANSWER).collect().await;
+            let answer = answer
+                .map_err(|error| ControlError::Unreachable { address: address(), why: error.to_string() })?
+                .to_bytes();
+            if status.is_success() {
+                let why =
+                    |error: serde_json::Error| ControlError::Malformed { address: address(), why: error.to_string() };
+                return serde_json::from_slice(&answer).map_err(why);
+            }
+            let detail = serde_json::from_slice::<Problem>(&answer)
+                .map_or_else(|_| String::from_utf8_lossy(&answer).into_owned(), |problem| problem.detail);
+            Err(ControlError::Denied { address: address(), status, detail })
+        };
+        tokio::time::timeout(REQUEST, exchange)
+            .await
+            .unwrap_or_else(|_| Err(ControlError::Timeout { address: address() }))
+    }
+}
+
+fn body<T: serde::Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).expect("wire types have string keys and no failing serializers").into()
+}
+
+fn refused(error: &hyper_util::client::legacy::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// An error with its causes: the client's own says only that it failed.
+fn chain(error: &hyper_util::client::legacy::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

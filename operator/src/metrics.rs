@@ -1,0 +1,104 @@
+//! The operator's metrics, taken from what it shows of its pools.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::rebalance::view::PoolView;
+
+type PoolGauge = Family<PoolLabel, Gauge<u64, AtomicU64>>;
+
+/// One gauge or counter for each figure of a pool.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    connections: PoolGauge,
+    slots: PoolGauge,
+    ready: PoolGauge,
+    term: PoolGauge,
+    epoch: PoolGauge,
+    pending: PoolGauge,
+    evicted: PoolGauge,
+    returned: PoolGauge,
+    lost: PoolGauge,
+    in_flight: PoolGauge,
+    rate: PoolGauge,
+    condition: Family<ConditionLabel, Gauge<u64, AtomicU64>>,
+    breaks: Family<BreakLabel, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabel {
+    pool: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionLabel {
+    pool: String,
+    condition: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BreakLabel {
+    pool: String,
+    cause: &'static str,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for (name, help, gauge) in [
+            ("wspool_pool_connections", "Connections held in the pool", &metrics.connections),
+            ("wspool_pool_slots", "Slots of the pool", &metrics.slots),
+            ("wspool_pool_slots_ready", "Slots held by a ready member with the placement in force", &metrics.ready),
+            ("wspool_placement_term", "Generation of the leader", &metrics.term),
+            ("wspool_placement_epoch", "Version of the placement in force", &metrics.epoch),
+            ("wspool_move_pending", "Connections that are still to move", &metrics.pending),
+            ("wspool_move_evicted", "Connections evicted in this move, or in the last one", &metrics.evicted),
+            ("wspool_move_returned", "Evicted connections seen at their new owner", &metrics.returned),
+            ("wspool_move_lost", "Evicted connections not seen there in time", &metrics.lost),
+            ("wspool_move_in_flight", "Evicted connections that are expected there", &metrics.in_flight),
+            ("wspool_move_rate", "Evictions per second that are allowed now", &metrics.rate),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register("wspool_pool_condition", "Whether a condition holds", metrics.condition.clone());
+        registry.register("wspool_breaks", "Connections ended by wspool, by cause", metrics.breaks.clone());
+        metrics
+    }
+
+    /// Takes the figures of a pool over.
+    pub fn observe(&self, view: &PoolView) {
+        let label = PoolLabel { pool: view.name.clone() };
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        for (gauge, value) in [
+            (&self.connections, view.connections),
+            (&self.slots, count(view.slots.len())),
+            (&self.ready, count(view.slots.iter().filter(|slot| slot.ready).count())),
+            (&self.term, view.term),
+            (&self.epoch, view.epoch),
+            (&self.pending, view.moving.pending),
+            (&self.evicted, view.moving.evicted),
+            (&self.returned, view.moving.returned),
+            (&self.lost, view.moving.lost),
+            (&self.in_flight, view.moving.in_flight),
+            (&self.rate, view.moving.rate),
+        ] {
+            gauge.get_or_create(&label).set(value);
+        }
+        for condition in &view.conditions {
+            let label = ConditionLabel { pool: view.name.clone(), condition: condition.kind };
+            self.condition.get_or_create(&label).set(u64::from(condition.status));
+        }
+        for (cause, count) in &view.breaks {
+            // Sidecars count; what they counted is passed on.
+            let label = BreakLabel { pool: view.name.clone(), cause: cause.name() };
+            self.breaks.get_or_create(&label).inner().store(*count, Relaxed);
+        }
+    }
+}

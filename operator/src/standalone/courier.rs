@@ -1,0 +1,109 @@
+//! Carries placements, grants and questions to one sidecar, one at a time, so that a slow one never delays the others.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ring::Placement;
+use ring::wire::{Grant, Placed, Report};
+use tokio::sync::{Notify, mpsc};
+
+use crate::control::{Control, ControlError};
+
+/// What a sidecar has answered, or why it has not.
+#[derive(Debug)]
+pub struct Answer {
+    /// The member that the courier serves.
+    pub member: u64,
+    /// The answer.
+    pub result: Result<Report, ControlError>,
+}
+
+/// What waits to be carried. A newer placement or grant takes the place of one that still waits.
+#[derive(Debug, Default)]
+struct Waiting {
+    placed: Option<(String, Arc<Placement>)>,
+    grant: Option<Grant>,
+    question: bool,
+    closed: bool,
+}
+
+/// Where a courier finds what to carry.
+#[derive(Clone, Debug, Default)]
+pub struct Mailbox {
+    waiting: Arc<(Mutex<Waiting>, Notify)>,
+}
+
+impl Mailbox {
+    /// A placement for the sidecar with this UID.
+    pub fn place(&self, uid: String, placement: Arc<Placement>) {
+        self.put(|waiting| waiting.placed = Some((uid, placement)));
+    }
+
+    /// A grant.
+    pub fn grant(&self, grant: Grant) {
+        self.put(|waiting| waiting.grant = Some(grant));
+    }
+
+    /// A question how it is, unless something else is carried that is answered with the same.
+    pub fn ask(&self) {
+        self.put(|waiting| waiting.question = true);
+    }
+
+    /// Ends the courier after what it carries now.
+    pub fn close(&self) {
+        self.put(|waiting| waiting.closed = true);
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Waiting)) {
+        let (waiting, notify) = &*self.waiting;
+        change(&mut waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        notify.notify_one();
+    }
+
+    fn take(&self) -> Waiting {
+        let mut waiting = self.waiting.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = waiting.closed;
+        Waiting { closed, ..std::mem::take(&mut *waiting) }
+    }
+
+    async fn next(&self) -> Waiting {
+        loop {
+            let waiting = self.take();
+            if waiting.closed || waiting.question || waiting.placed.is_some() || waiting.grant.is_some() {
+                return waiting;
+            }
+            self.waiting.1.notified().await;
+        }
+    }
+}
+
+/// Serves one member's control port until its mailbox is closed.
+pub async fn serve(member: u64, address: String, mailbox: Mailbox, control: Control, answers: mpsc::Sender<Answer>) {
+    loop {
+        let waiting = mailbox.next().await;
+        if waiting.closed {
+            return;
+        }
+        let mut asked = false;
+        if let Some((target, placement)) = waiting.placed {
+            let placed = Placed { target, placement: (*placement).clone() };
+            let result = control.place(&address, &placed).await;
+            asked = true;
+            if answers.send(Answer { member, result }).await.is_err() {
+                return;
+            }
+        }
+        if let Some(grant) = waiting.grant {
+            let result = control.grant(&address, &grant).await;
+            asked = true;
+            if answers.send(Answer { member, result }).await.is_err() {
+                return;
+            }
+        }
+        if !asked {
+            let result = control.status(&address).await;
+            if answers.send(Answer { member, result }).await.is_err() {
+                return;
+            }
+        }
+    }
+}

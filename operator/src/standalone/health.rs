@@ -1,0 +1,167 @@
+//! What contact with a member's sidecar says of the member.
+
+use std::time::{Duration, Instant};
+
+use ring::wire::Report;
+
+use crate::control::ControlError;
+use crate::planner::MemberState;
+
+/// What is known of one member.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Its UID, once its sidecar has reported.
+    pub uid: Option<String>,
+    connections: u64,
+    reached: bool,
+    /// Since when its control port has refused connections.
+    refused: Option<Instant>,
+    /// Since when it has been leaving.
+    leaving: Option<Instant>,
+    draining: bool,
+    unlisted: bool,
+}
+
+/// The times by which a member is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A port that has refused for this long belongs to a dead process.
+    pub settle: Duration,
+    /// A member that has waited this long for a successor waits no more.
+    pub handover: Duration,
+}
+
+impl Health {
+    /// Its sidecar has answered.
+    pub fn heard(&mut self, report: &Report, now: Instant) {
+        self.uid = Some(report.uid.clone());
+        self.connections = report.connections;
+        self.reached = true;
+        self.refused = None;
+        self.draining = report.draining;
+        self.note_leaving(now);
+    }
+
+    /// Its sidecar could not be asked. One that answers with an error is there.
+    pub fn failed(&mut self, error: &ControlError, now: Instant) {
+        match error {
+            ControlError::Refused { .. } => {
+                self.reached = false;
+                self.refused.get_or_insert(now);
+            }
+            ControlError::Unreachable { .. } | ControlError::Timeout { .. } => {
+                self.reached = false;
+                self.refused = None;
+            }
+            ControlError::Denied { .. } | ControlError::Malformed { .. } => {}
+        }
+    }
+
+    /// Whether the members file lists it.
+    pub fn listed(&mut self, listed: bool, now: Instant) {
+        self.unlisted = !listed;
+        self.note_leaving(now);
+    }
+
+    fn note_leaving(&mut self, now: Instant) {
+        if self.draining || self.unlisted {
+            self.leaving.get_or_insert(now);
+        } else {
+            self.leaving = None;
+        }
+    }
+
+    /// How the member is.
+    pub fn state(&self, patience: Patience, now: Instant) -> MemberState {
+        if self.uid.is_none() {
+            return if self.unlisted { MemberState::Dead } else { MemberState::Starting };
+        }
+        if self.refused.is_some_and(|since| now >= since + patience.settle) {
+            return MemberState::Dead;
+        }
+        match self.leaving {
+            Some(since) => MemberState::Leaving { overdue: now >= since + patience.handover },
+            None if self.reached => MemberState::Ready,
+            None => MemberState::Unreachable,
+        }
+    }
+
+    /// Whether nothing more is expected of a member that the file no longer lists. `needed` says that the placement still
+    /// leads there: a connection may come yet.
+    pub fn is_over(&self, patience: Patience, needed: bool, now: Instant) -> bool {
+        let empty = self.reached && self.connections == 0 && !needed;
+        self.unlisted && (empty || self.state(patience, now) == MemberState::Dead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { settle: Duration::from_secs(5), handover: Duration::from_secs(30) };
+
+    fn refused() -> ControlError {
+        ControlError::Refused { address: "a:1".into() }
+    }
+
+    fn reported(connections: u64, draining: bool) -> Report {
+        Report { uid: "a".into(), connections, draining, ..Report::default() }
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_member_gets_no_keys_before_its_sidecar_has_answered() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.failed(&refused(), now);
+        assert_eq!(health.state(PATIENCE, now + seconds(60)), MemberState::Starting);
+        health.heard(&reported(0, false), now + seconds(60));
+        assert_eq!(health.state(PATIENCE, now + seconds(60)), MemberState::Ready);
+    }
+
+    #[test]
+    fn a_port_that_refuses_for_longer_than_settle_is_dead_and_one_that_is_silent_is_not() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.heard(&reported(0, false), now);
+        health.failed(&refused(), now);
+        assert_eq!(health.state(PATIENCE, now + seconds(4)), MemberState::Unreachable);
+        assert_eq!(health.state(PATIENCE, now + seconds(5)), MemberState::Dead);
+        health.failed(&ControlError::Timeout { address: "a:1".into() }, now);
+        assert_eq!(health.state(PATIENCE, now + seconds(500)), MemberState::Unreachable);
+        health.heard(&reported(0, false), now);
+        assert_eq!(health.state(PATIENCE, now), MemberState::Ready);
+    }
+
+    #[test]
+    fn a_member_that_drains_or_is_no_longer_listed_leaves_and_is_overdue_after_a_while() {
+        let now = Instant::now();
+        let mut drains = Health::default();
+        drains.heard(&reported(9, true), now);
+        let mut unlisted = Health::default();
+        unlisted.heard(&reported(9, false), now);
+        unlisted.listed(false, now);
+        for health in [drains, unlisted] {
+            assert_eq!(health.state(PATIENCE, now + seconds(29)), MemberState::Leaving { overdue: false });
+            assert_eq!(health.state(PATIENCE, now + seconds(30)), MemberState::Leaving { overdue: true });
+        }
+    }
+
+    #[test]
+    fn an_unlisted_member_is_followed_until_it_is_empty_or_dead() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.heard(&reported(1, false), now);
+        health.listed(false, now);
+        assert!(!health.is_over(PATIENCE, false, now + seconds(100)));
+        let mut empty = health.clone();
+        empty.heard(&reported(0, false), now);
+        assert!(!empty.is_over(PATIENCE, true, now), "the placement still leads there");
+        assert!(empty.is_over(PATIENCE, false, now));
+        health.failed(&refused(), now);
+        assert!(health.is_over(PATIENCE, true, now + seconds(5)));
+    }
+}
