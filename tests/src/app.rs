@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
 use crate::guestbook::{Guestbook, VisitId};
+use crate::until;
 
 /// An app; it ends with all its connections when it is dropped.
 #[derive(Debug)]
@@ -29,7 +30,8 @@ impl App {
 
     /// Starts an app where one was before.
     pub async fn start_at(address: SocketAddr, name: &str, book: &Guestbook) -> Self {
-        let listener = TcpListener::bind(address).await.expect("the app's port");
+        let bind = async || TcpListener::bind(address).await.map_err(|error| error.to_string());
+        let listener = until("the app's port is free", bind).await;
         let task = tokio::spawn(serve(listener, name.to_owned(), book.clone()));
         Self { name: name.to_owned(), address, task }
     }

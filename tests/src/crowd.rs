@@ -64,7 +64,8 @@ impl Crowd {
         };
         let (lives, key, entries) = (Arc::clone(&self.lives), key.to_owned(), entries.to_vec());
         self.tasks.spawn(async move {
-            let write = |note: &mut dyn FnMut(&mut Life)| note(&mut lives.lock().unwrap_or_else(PoisonError::into_inner)[id]);
+            let write =
+                |note: &mut dyn FnMut(&mut Life)| note(&mut lives.lock().unwrap_or_else(PoisonError::into_inner)[id]);
             loop {
                 let entry = entries[rand::random_range(0..entries.len())];
                 let client = match Client::try_connect(entry, &key).await {

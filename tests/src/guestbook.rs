@@ -81,7 +81,8 @@ impl Guestbook {
         for (key, visits) in by_key {
             for (at, first) in visits.iter().enumerate() {
                 // Visits are in the order of their beginnings.
-                let clash = visits[at + 1..].iter().find(|second| first.server != second.server && together(first, second));
+                let clash =
+                    visits[at + 1..].iter().find(|second| first.server != second.server && together(first, second));
                 if let Some(second) = clash {
                     let overlap = first.left.map(|left| left - second.entered);
                     found.insert(format!(

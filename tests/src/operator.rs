@@ -59,7 +59,8 @@ impl Files {
     /// Lists these sidecars, and these routers.
     pub fn list(&self, members: &[&Sidecar], routers: &[&Sidecar]) {
         let mut text = String::new();
-        let all = members.iter().map(|member| (member, "")).chain(routers.iter().map(|router| (router, ", role: router")));
+        let all =
+            members.iter().map(|member| (member, "")).chain(routers.iter().map(|router| (router, ", role: router")));
         for (sidecar, role) in all {
             let Sidecar { name, listen, control, .. } = sidecar;
             writeln!(text, "- {{name: {name}, address: \"{listen}\", control: \"{control}\"{role}}}").expect("memory");
@@ -135,7 +136,8 @@ impl Operator {
     /// Waits until so many slots have holders and nothing moves.
     pub async fn stable(&self, slots: usize) -> Value {
         self.until(&format!("the pool is stable with {slots} slots"), |pool| {
-            let held = pool["slots"].as_array().map_or(0, |slots| slots.iter().filter(|s| s["member"].is_string()).count());
+            let held =
+                pool["slots"].as_array().map_or(0, |slots| slots.iter().filter(|s| s["member"].is_string()).count());
             let state = pool["state"].as_str().unwrap_or_default();
             held == slots && state.eq_ignore_ascii_case("stable") && pool["move"]["pending"] == 0
         })

@@ -26,7 +26,8 @@ impl Plan {
     /// A pool with settings; they get the key.
     pub fn with(mut settings: Settings) -> Self {
         settings.key.from = vec![KeySource::Query("user".into())];
-        let mut placement = Placement { pool: "test".into(), pool_uid: "pool-1".into(), settings, ..Placement::default() };
+        let mut placement =
+            Placement { pool: "test".into(), pool_uid: "pool-1".into(), settings, ..Placement::default() };
         placement.version.term = 1;
         Self { placement }
     }

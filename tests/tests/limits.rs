@@ -1,0 +1,168 @@
+//! What one sidecar accepts, whether the limit comes from its configuration or from a placement.
+
+use std::time::Duration;
+
+use harness::{App, Client, Guestbook, Plan, Sidecar, until};
+use ring::settings::{Limits, Missing, Settings};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+const KEYED: &str = "key: {from: [{query: user}]}\n";
+
+/// A sidecar with a configuration, beside an app.
+async fn configured(yaml: &str) -> (Sidecar, App, Guestbook) {
+    let book = Guestbook::default();
+    let app = App::start("server", &book).await;
+    let sidecar = Sidecar::named("sidecar")
+        .upstream(app.address)
+        .with_file("--config", "sidecar.yaml", &format!("{KEYED}{yaml}"))
+        .start()
+        .await;
+    (sidecar, app, book)
+}
+
+/// A sidecar that holds the only slot of a pool with these settings.
+async fn placed(settings: Settings) -> (Sidecar, App, Guestbook) {
+    let book = Guestbook::default();
+    let app = App::start("server", &book).await;
+    let sidecar = Sidecar::named("sidecar").upstream(app.address).start().await;
+    let mut plan = Plan::with(settings);
+    plan.hold(&[(0, &sidecar)]);
+    plan.publish(&[&sidecar]).await;
+    (sidecar, app, book)
+}
+
+fn limits(limits: Limits) -> Settings {
+    Settings { limits, ..Settings::default() }
+}
+
+async fn refusals(sidecar: &Sidecar, reason: &str) -> f64 {
+    sidecar.metric(&format!("wspool_handshakes_refused_total{{reason=\"{reason}\"}}")).await
+}
+
+#[tokio::test]
+async fn connections_past_the_limit_are_refused_until_one_leaves() {
+    let by_file = configured("limits: {connections: 2}").await;
+    let by_placement = placed(limits(Limits { connections: 2, ..Limits::default() })).await;
+    for (sidecar, _app, _book) in [by_file, by_placement] {
+        let mut first = Client::connect(sidecar.listen, "ann").await;
+        let second = Client::connect(sidecar.listen, "bob").await;
+        let (status, sentence) = Client::refusal(sidecar.listen, "eve").await;
+        assert_eq!(status, 503);
+        assert!(sentence.contains("limits.connections"), "{sentence:?}");
+        assert_eq!(refusals(&sidecar, "full").await, 1.0);
+        first.check().await;
+        drop(second);
+        until("there is room again", async || {
+            Client::try_connect(sidecar.listen, "eve").await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_has_no_more_connections_than_its_limit() {
+    let by_file = configured("limits: {perKey: 2}").await;
+    let by_placement = placed(limits(Limits { per_key: 2, ..Limits::default() })).await;
+    for (sidecar, _app, _book) in [by_file, by_placement] {
+        let _devices = [Client::connect(sidecar.listen, "ann").await, Client::connect(sidecar.listen, "ann").await];
+        let (status, sentence) = Client::refusal(sidecar.listen, "ann").await;
+        assert_eq!(status, 429);
+        assert!(sentence.contains("limits.perKey"), "{sentence:?}");
+        assert_eq!(refusals(&sidecar, "key_full").await, 1.0);
+        Client::connect(sidecar.listen, "bob").await.check().await;
+    }
+}
+
+#[tokio::test]
+async fn handshakes_past_their_rate_wait_in_a_bounded_queue() {
+    // Two a second: those that would have to wait for more than eight seconds are refused at once.
+    let by_file = configured("limits: {handshakesPerSecond: 2}").await;
+    let by_placement = placed(limits(Limits { handshakes_per_second: 2, ..Limits::default() })).await;
+    tokio::join!(storm(by_file), storm(by_placement));
+}
+
+async fn storm((sidecar, _app, book): (Sidecar, App, Guestbook)) {
+    let began = Instant::now();
+    let mut clients = JoinSet::new();
+    for number in 0..30 {
+        let entry = sidecar.listen;
+        clients.spawn(async move { Client::try_connect(entry, &format!("user-{number}")).await });
+    }
+    until("the rest are refused", async || {
+        let refused = refusals(&sidecar, "queue_full").await;
+        if refused >= 12.0 { Ok(()) } else { Err(format!("{refused} are")) }
+    })
+    .await;
+    assert!(sidecar.status().await.app.queued > 0, "the status tells of those that wait");
+    let accepted = clients.join_all().await.into_iter().filter(Result::is_ok).count();
+    // A slow machine asks for its turns over a longer time, and gets more.
+    assert!((16..=18).contains(&accepted), "{accepted} were accepted");
+    let visits = book.visits();
+    assert_eq!(visits.len(), accepted);
+    assert!(began.elapsed() >= Duration::from_secs(7), "{accepted} came within {:?}", began.elapsed());
+    let crowded = visits.windows(4).any(|four| four[3].entered - four[0].entered < Duration::from_secs(1));
+    assert!(!crowded, "four handshakes reached the app within a second");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_silent_for_too_long_is_closed_and_a_busy_one_is_not() {
+    let by_file = configured("limits: {idle: 1s}").await;
+    let idle = "1s".parse().expect("a duration");
+    let by_placement = placed(limits(Limits { idle, ..Limits::default() })).await;
+    for (sidecar, _app, book) in [by_file, by_placement] {
+        let mut busy = Client::connect(sidecar.listen, "busy").await;
+        let silent = Client::connect(sidecar.listen, "silent").await;
+        let mut end = Box::pin(silent.stay());
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            tokio::select! {
+                _ = &mut end => break,
+                _ = ticks.tick() => busy.check().await,
+            }
+        }
+        busy.check().await;
+        until("the app has seen it go", async || {
+            harness::wait::equal(&(book.count_at("server"), book.visits_of("silent")[0].left.is_some()), &(1, true))
+        })
+        .await;
+        let breaks = sidecar.status().await.breaks;
+        assert_eq!(breaks.get(&ring::wire::BreakCause::Limit), Some(&1), "{breaks:?}");
+        assert_eq!(sidecar.metric("wspool_breaks_total{cause=\"limit\"}").await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_without_a_key_is_refused_where_keys_are_required() {
+    let by_file = {
+        let book = Guestbook::default();
+        let app = App::start("server", &book).await;
+        let config = "key: {from: [{query: user}], missing: Reject}\n";
+        let sidecar =
+            Sidecar::named("sidecar").upstream(app.address).with_file("--config", "c.yaml", config).start().await;
+        (sidecar, app, book)
+    };
+    let mut settings = Settings::default();
+    settings.key.missing = Missing::Reject;
+    let by_placement = placed(settings).await;
+    for (sidecar, _app, book) in [by_file, by_placement] {
+        let (status, sentence) = Client::refusal(sidecar.listen, "").await;
+        assert_eq!(status, 400);
+        assert!(sentence.contains("key"), "{sentence:?}");
+        assert_eq!(refusals(&sidecar, "key_missing").await, 1.0);
+        assert_eq!(book.visits().len(), 0);
+        Client::connect(sidecar.listen, "ann").await.check().await;
+    }
+}
+
+#[tokio::test]
+async fn a_placement_replaces_the_limits_of_the_configuration() {
+    let (sidecar, _app, _book) = configured("limits: {connections: 1}").await;
+    let _first = Client::connect(sidecar.listen, "ann").await;
+    assert_eq!(Client::refusal(sidecar.listen, "bob").await.0, 503);
+    let mut plan = Plan::with(limits(Limits { connections: 2, ..Limits::default() }));
+    plan.hold(&[(0, &sidecar)]);
+    plan.publish(&[&sidecar]).await;
+    let _second = Client::connect(sidecar.listen, "bob").await;
+    assert_eq!(Client::refusal(sidecar.listen, "eve").await.0, 503);
+}
