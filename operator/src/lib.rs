@@ -1,12 +1,41 @@
 //! Plans which member holds which slot, and moves the connections that must move, paced.
+//!
+//! ```text
+//!   pool.yaml ──► pool ──check──► CheckedPool ─┐
+//!   members, with their states ────────────────┼─► planner ──► Roster: who holds which slot
+//!                                              │                  │
+//!   sidecars' reports, time ──────────► rebalance::Machine ◄──────┘
+//!                                              │ actions: save, publish, grant
+//!                          standalone ─────────┴──► control ──HTTP──► sidecars
+//!                              └──► admin: /v1/pools, /metrics
+//! ```
+//!
+//! What decides does no I/O: [`pool`], [`planner`] and [`rebalance`] are functions of data. What acts decides nothing:
+//! [`standalone`] and [`control`].
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`pool`] | the `WebSocketPool` resource, and what is wrong with one |
+//! | [`planner`] | which member holds which slot |
+//! | [`rebalance`] | the machine that publishes placements and moves connections |
+//! | [`control`] | the client of sidecars' control ports |
+//! | [`standalone`] | a pool from files, without Kubernetes |
+//! | [`admin`], [`metrics`] | what the operator shows of its pools |
+//! | [`ownership`] | the commands `owner` and `plan` |
+//! | [`inject`], [`webhook`], [`certificate`] | the sidecar put into pods |
+//! | [`cli`], [`process`], [`failure`] | the command line, and what a process does around it |
 
 pub mod admin;
 pub mod certificate;
+pub mod cli;
 pub mod control;
+pub mod failure;
 pub mod inject;
 pub mod metrics;
+pub mod ownership;
 pub mod planner;
 pub mod pool;
+pub mod process;
 pub mod rebalance;
 pub mod standalone;
 pub mod webhook;

@@ -9,7 +9,7 @@ mod rate;
 use std::path::PathBuf;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::CustomResource;
+use kube::{CustomResource, CustomResourceExt as _};
 use ring::duration::GoDuration;
 use ring::settings::{Drain, Limits, Missing, Notice, OwnerUnreachable, Unit};
 use schemars::JsonSchema;
@@ -90,6 +90,11 @@ pub struct PoolSpec {
     /// The Redis that carries messages and sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+}
+
+/// The CRD as YAML.
+pub fn crd() -> String {
+    serde_yaml::to_string(&WebSocketPool::crd()).expect("a CRD is plain data")
 }
 
 impl WebSocketPool {
@@ -357,4 +362,13 @@ pub struct MoveStatus {
     pub lost: u64,
     /// Evictions per second that are allowed now.
     pub rate: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_crd_in_the_repository_is_what_the_types_generate() {
+        let committed = include_str!("../../crds/websocketpools.wspool.dev.yaml");
+        assert!(committed == super::crd(), "it is stale: run `make generate`");
+    }
 }
