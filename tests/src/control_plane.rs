@@ -21,7 +21,6 @@ pub mod certificates;
 pub mod kubelet;
 pub mod namespace;
 
-use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +45,9 @@ pub const NODE: &str = "fake";
 /// The node's own address. All of 198.18.0.0/15 is local in the tests' network namespace; loopback addresses would be
 /// refused in `EndpointSlices`.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
+/// How many complaints of each program are shown when a test has failed.
+const COMPLAINTS: usize = 10;
 
 /// A control plane of its own. It ends when it is dropped; the ends of its logs are shown when a test fails.
 #[derive(Debug)]
@@ -110,10 +112,16 @@ impl ControlPlane {
         self.apiserver.signal(Signal::SIGCONT);
     }
 
-    /// Shows the ends of its logs.
-    pub fn show_logs(&self) {
-        for process in [&self.etcd, &self.apiserver, &self.controllers] {
-            process.show_log();
+    /// Shows the last complaints in its logs.
+    pub fn show_complaints(&self) {
+        for (name, process) in
+            [("etcd", &self.etcd), ("kube-apiserver", &self.apiserver), ("kube-controller-manager", &self.controllers)]
+        {
+            let log = process.log();
+            // Lines that only inform begin with I.
+            let complaints: Vec<&str> = log.lines().filter(|line| !line.starts_with('I')).collect();
+            let last = &complaints[complaints.len().saturating_sub(COMPLAINTS)..];
+            eprintln!("--- complaints of {name}:\n{}\n---", last.join("\n"));
         }
     }
 }
@@ -137,94 +145,92 @@ impl Files {
         self.folder.path().join(name)
     }
 
-    /// Starts a program with `--name=value` for each of the flags.
-    fn start(&self, program: &str, flags: &[(&str, &OsStr)]) -> Process {
-        let arguments = flags.iter().map(|(name, value)| {
-            let mut argument = std::ffi::OsString::from(format!("--{name}="));
-            argument.push(value);
-            argument
-        });
-        Process::start(program, &binary(program), arguments, &self.path(&format!("{program}.log")))
+    /// Starts a program with a flag from each line. Lines with `#` say why.
+    fn start(&self, program: &str, flags: &str) -> Process {
+        let flags = flags.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Process::start(program, &binary(program), flags, &self.path(&format!("{program}.log")))
     }
 
     fn start_etcd(&self) -> Process {
-        let [clients, peers] = [self.etcd, self.etcd_peer].map(|at| format!("http://{at}"));
-        self.start(
-            "etcd",
-            &[
-                ("name", "etcd".as_ref()),
-                ("data-dir", self.path("etcd").as_ref()),
-                ("listen-client-urls", clients.as_ref()),
-                ("advertise-client-urls", clients.as_ref()),
-                ("listen-peer-urls", peers.as_ref()),
-                ("initial-advertise-peer-urls", peers.as_ref()),
-                ("initial-cluster", format!("etcd={peers}").as_ref()),
-                // What it stores is thrown away anyhow.
-                ("unsafe-no-fsync", "true".as_ref()),
-                ("log-level", "warn".as_ref()),
-            ],
-        )
+        let Self { etcd, etcd_peer, .. } = self;
+        let folder = self.folder.path().display();
+        let flags = format!(
+            "
+            --name=etcd
+            --data-dir={folder}/etcd
+            --listen-client-urls=http://{etcd}
+            --advertise-client-urls=http://{etcd}
+            --listen-peer-urls=http://{etcd_peer}
+            --initial-advertise-peer-urls=http://{etcd_peer}
+            --initial-cluster=etcd=http://{etcd_peer}
+            # What it stores is thrown away anyhow.
+            --unsafe-no-fsync
+            --log-level=warn
+            "
+        );
+        self.start("etcd", &flags)
     }
 
     fn start_apiserver(&self) -> Process {
-        let file = |name: &str| self.path(name);
-        self.start(
-            "kube-apiserver",
-            &[
-                ("etcd-servers", format!("http://{}", self.etcd).as_ref()),
-                ("bind-address", self.apiserver.ip().to_string().as_ref()),
-                ("advertise-address", self.apiserver.ip().to_string().as_ref()),
-                ("secure-port", self.apiserver.port().to_string().as_ref()),
-                // The address is a loopback one, which the Service `kubernetes` may not have as an endpoint.
-                ("endpoint-reconciler-type", "none".as_ref()),
-                ("service-cluster-ip-range", "10.96.0.0/16".as_ref()),
-                ("cert-dir", file("apiserver").as_ref()),
-                ("tls-cert-file", file("apiserver.crt").as_ref()),
-                ("tls-private-key-file", file("apiserver.key").as_ref()),
-                ("client-ca-file", file("ca.crt").as_ref()),
-                ("authorization-mode", "RBAC".as_ref()),
-                ("service-account-issuer", "https://kubernetes.default.svc".as_ref()),
-                ("service-account-signing-key-file", file("accounts.key").as_ref()),
-                ("service-account-key-file", file("accounts.pub").as_ref()),
-                // How an aggregated API server knows that a request comes from this one, and for whom.
-                ("requestheader-client-ca-file", file("front-proxy-ca.crt").as_ref()),
-                ("requestheader-allowed-names", certificates::FRONT_PROXY.as_ref()),
-                ("requestheader-username-headers", "X-Remote-User".as_ref()),
-                ("requestheader-group-headers", "X-Remote-Group".as_ref()),
-                ("requestheader-extra-headers-prefix", "X-Remote-Extra-".as_ref()),
-                ("proxy-client-cert-file", file("front-proxy.crt").as_ref()),
-                ("proxy-client-key-file", file("front-proxy.key").as_ref()),
-                // Nothing translates the addresses of Services here: webhooks are called at their endpoints.
-                ("enable-aggregator-routing", "true".as_ref()),
-                ("profiling", "false".as_ref()),
-            ],
-        )
+        let etcd = self.etcd;
+        let (ip, port) = (self.apiserver.ip(), self.apiserver.port());
+        let folder = self.folder.path().display();
+        let front_proxy = certificates::FRONT_PROXY;
+        let flags = format!(
+            "
+            --etcd-servers=http://{etcd}
+            --bind-address={ip}
+            --advertise-address={ip}
+            --secure-port={port}
+            # A loopback address may not be an endpoint, not of the Service `kubernetes` either.
+            --endpoint-reconciler-type=none
+            --service-cluster-ip-range=10.96.0.0/16
+            --cert-dir={folder}/apiserver
+            --tls-cert-file={folder}/apiserver.crt
+            --tls-private-key-file={folder}/apiserver.key
+            --client-ca-file={folder}/ca.crt
+            --authorization-mode=RBAC
+            --service-account-issuer=https://kubernetes.default.svc
+            --service-account-signing-key-file={folder}/accounts.key
+            --service-account-key-file={folder}/accounts.pub
+            # How an aggregated API server knows that a request comes from this one, and for whom.
+            --requestheader-client-ca-file={folder}/front-proxy-ca.crt
+            --requestheader-allowed-names={front_proxy}
+            --requestheader-username-headers=X-Remote-User
+            --requestheader-group-headers=X-Remote-Group
+            --requestheader-extra-headers-prefix=X-Remote-Extra-
+            --proxy-client-cert-file={folder}/front-proxy.crt
+            --proxy-client-key-file={folder}/front-proxy.key
+            # Nothing translates the addresses of Services here: webhooks are called at their endpoints.
+            --enable-aggregator-routing
+            --profiling=false
+            "
+        );
+        self.start("kube-apiserver", &flags)
     }
 
     fn start_controllers(&self) -> Process {
-        let file = |name: &str| self.path(name);
-        self.start(
-            "kube-controller-manager",
-            &[
-                ("kubeconfig", self.access().kubeconfig_of(certificates::CONTROLLERS).as_ref()),
-                // Not those that take the pods of a silent node away.
-                (
-                    "controllers",
-                    "*,-node-lifecycle-controller,-taint-eviction-controller,-pod-garbage-collector-controller"
-                        .as_ref(),
-                ),
-                ("use-service-account-credentials", "true".as_ref()),
-                ("service-account-private-key-file", file("accounts.key").as_ref()),
-                ("root-ca-file", file("ca.crt").as_ref()),
-                ("leader-elect", "false".as_ref()),
-                ("secure-port", "0".as_ref()),
-                ("kube-api-qps", "200".as_ref()),
-                ("kube-api-burst", "400".as_ref()),
-                ("horizontal-pod-autoscaler-sync-period", "2s".as_ref()),
-                ("horizontal-pod-autoscaler-downscale-stabilization", "0s".as_ref()),
-                ("profiling", "false".as_ref()),
-            ],
-        )
+        let kubeconfig = self.access().kubeconfig_of(certificates::CONTROLLERS);
+        let kubeconfig = kubeconfig.display();
+        let folder = self.folder.path().display();
+        let flags = format!(
+            "
+            --kubeconfig={kubeconfig}
+            # Not those that take the pods of a silent node away.
+            --controllers=*,-node-lifecycle-controller,-taint-eviction-controller,-pod-garbage-collector-controller
+            --use-service-account-credentials
+            --service-account-private-key-file={folder}/accounts.key
+            --root-ca-file={folder}/ca.crt
+            --leader-elect=false
+            --secure-port=0
+            --kube-api-qps=200
+            --kube-api-burst=400
+            --horizontal-pod-autoscaler-sync-period=2s
+            --horizontal-pod-autoscaler-downscale-stabilization=0s
+            --profiling=false
+            "
+        );
+        self.start("kube-controller-manager", &flags)
     }
 
     /// Waits until the API server is ready, in two steps because a busy machine may need patience for each.

@@ -80,14 +80,6 @@ impl Process {
         }
     }
 
-    /// Shows the end of what it has written.
-    pub fn show_log(&self) {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        let end = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        eprintln!("--- the log of {}:\n{}\n---", self.name, end.join("\n"));
-    }
-
     /// Everything it has written.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -98,7 +90,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            self.show_log();
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            eprintln!("--- the log of {}:\n{}\n---", self.name, end.join("\n"));
         }
     }
 }

@@ -46,7 +46,7 @@ async fn run(command: &mut Command) -> ExitCode {
         }
     };
     if !status.success() {
-        control_plane.show_logs();
+        control_plane.show_complaints();
     }
     // Without a code it was ended by a signal.
     ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
