@@ -93,8 +93,7 @@ pub struct Saved {
     pub version: Version,
     /// How keys are hashed under it.
     pub hasher: KeyHasher,
-    /// Its slots.
-    #[serde(flatten)]
+    /// Its slots. Not flattened: serde would then no longer read the ids, which are keys of a map, as numbers.
     pub roster: Roster,
     /// Tables under which keys may still be held, newest first.
     #[serde(default)]
