@@ -90,29 +90,24 @@ impl Manner {
 }
 
 /// Relays a connection until it ends. `early` goes first.
-pub fn relay<'a, H: Hooks>(
-    client: TcpStream,
-    app: TcpStream,
-    early: Early,
-    link: &'a Link,
-    hooks: &'a H,
-) -> Relay<'a, H> {
+pub fn relay<H: Hooks>(client: TcpStream, app: TcpStream, early: Early, link: Arc<Link>, hooks: H) -> Relay<H> {
     let (up, down) = (Way::new(early.to_app), Way::new(early.to_client));
     Relay { client, app, up, down, link, hooks, first: None, eviction: None }
 }
 
-/// A connection being relayed: the future of [`relay`]. There are as many of these as connections, so it is small.
+/// A connection being relayed: the future of [`relay`]. There are as many of these as connections, so it is small, and
+/// owns what it needs: an `async fn` around it would keep its arguments a second time.
 #[derive(Debug)]
 #[must_use = "nothing moves until it is polled"]
-pub struct Relay<'a, H> {
+pub struct Relay<H> {
     client: TcpStream,
     app: TcpStream,
     /// From the client to the app.
     up: Way,
     /// From the app to the client.
     down: Way,
-    link: &'a Link,
-    hooks: &'a H,
+    link: Arc<Link>,
+    hooks: H,
     /// Who began to close.
     first: Option<Side>,
     eviction: Option<Box<Eviction>>,
@@ -147,7 +142,7 @@ impl Eviction {
     }
 }
 
-impl<H: Hooks> Future for Relay<'_, H> {
+impl<H: Hooks + Unpin> Future for Relay<H> {
     type Output = Ended;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -189,7 +184,12 @@ enum Next {
     End(Ended),
 }
 
-impl<H: Hooks> Relay<'_, H> {
+impl<H: Hooks> Relay<H> {
+    /// Its owner's side.
+    pub fn hooks(&self) -> &H {
+        &self.hooks
+    }
+
     /// Passes on what there is, both ways; returns what the app wrote behind the place asked for, if it was reached.
     fn carry(&mut self, cx: &mut Context<'_>, until: Until) -> Option<Vec<u8>> {
         let up = self.up.carry(cx, &mut self.client, &mut self.app, Until::End);

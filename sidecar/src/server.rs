@@ -1,7 +1,9 @@
 //! The client port: one task per connection, from its first byte to its last.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -44,10 +46,35 @@ pub async fn run(sidecar: Arc<Sidecar>, listener: TcpListener, mut stop: watch::
     connections.shutdown().await;
 }
 
-/// One connection. What only its beginning needs is boxed, so that a long life costs little memory.
-async fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, remote: SocketAddr) {
-    if let Some(connected) = Box::pin(begin(sidecar, stream, remote)).await {
-        connected.relay().await;
+/// One connection. What only its beginning needs is boxed and goes with it, so that a long life costs little memory:
+/// an `async fn` would keep room for both all the time.
+enum Serving {
+    Beginning(Pin<Box<dyn Future<Output = Option<Connected>>>>),
+    Relaying(Connected),
+}
+
+fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, remote: SocketAddr) -> Serving {
+    Serving::Beginning(Box::pin(begin(sidecar, stream, remote)))
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let serving = self.get_mut();
+        loop {
+            match serving {
+                Self::Beginning(begin) => match ready!(begin.as_mut().poll(cx)) {
+                    None => return Poll::Ready(()),
+                    Some(connected) => *serving = Self::Relaying(connected),
+                },
+                Self::Relaying(relay) => {
+                    let ended = ready!(Pin::new(&mut *relay).poll(cx));
+                    relay.hooks().record(ended);
+                    return Poll::Ready(());
+                }
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, Refusal};
 use crate::head::{Edit, RequestHead};
 use crate::origin::{self, Origin};
 use crate::registry::ConnectionId;
-use crate::relay::{self, Early, Ended, Hooks, Link};
+use crate::relay::{self, Early, Ended, Hooks, Link, Relay};
 use crate::response::{self, ResponseHead};
 use crate::server::{answer_and_close, text_answer};
 use crate::sidecar::Sidecar;
@@ -61,28 +61,14 @@ pub struct Accepted {
     held: Held,
 }
 
-/// A WebSocket connection, ready to be relayed.
-pub struct Connected {
-    client: TcpStream,
-    to_app: Vec<u8>,
-    accepted: Accepted,
-}
+/// A WebSocket connection, which relays itself.
+pub type Connected = Relay<Held>;
 
 impl Accepted {
     /// Joins it with its client; `rest` is what the client has sent behind its head.
     pub fn with_client(self, client: TcpStream, rest: Vec<u8>) -> Connected {
-        Connected { client, to_app: rest, accepted: self }
-    }
-}
-
-impl Connected {
-    /// Relays it until it ends.
-    pub async fn relay(self) {
-        let Self { client, to_app, accepted: Accepted { upstream, to_client, link, held } } = self;
-        let ended = relay::relay(client, upstream, Early { to_app, to_client }, &link, &held).await;
-        if let Ended::Evicted { manner, discarded } = ended {
-            held.sidecar.metrics.evicted(manner.label(), discarded);
-        }
+        let early = Early { to_app: rest, to_client: self.to_client };
+        relay::relay(client, self.upstream, early, self.link, self.held)
     }
 }
 
@@ -418,7 +404,7 @@ impl Failure {
 }
 
 /// A connection in the registry, for as long as the app's side of it lives.
-struct Held {
+pub struct Held {
     sidecar: Arc<Sidecar>,
     id: ConnectionId,
     removed: AtomicBool,
@@ -431,6 +417,15 @@ impl Held {
             None => sidecar.registry().register_transit(Arc::clone(link)),
         };
         Self { sidecar: Arc::clone(sidecar), id, removed: AtomicBool::new(false) }
+    }
+}
+
+impl Held {
+    /// Counts how it ended.
+    pub fn record(&self, ended: Ended) {
+        if let Ended::Evicted { manner, discarded } = ended {
+            self.sidecar.metrics.evicted(manner.label(), discarded);
+        }
     }
 }
 

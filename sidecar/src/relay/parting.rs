@@ -37,7 +37,7 @@ impl Farewell {
     }
 }
 
-impl<H: Hooks> Relay<'_, H> {
+impl<H: Hooks> Relay<H> {
     /// After the client was told.
     pub(super) fn part(&mut self, cx: &mut Context<'_>, eviction: &mut Eviction) -> Next {
         let Some(farewell) = &mut eviction.farewell else { return Next::Again };
