@@ -16,6 +16,7 @@
 //! | [`wire`], [`frames`] | raw bytes, on both sides of a sidecar |
 //! | [`node`] | the `ws` library, as a server and as a client |
 //! | [`control_plane`] | a real Kubernetes API, for the tests named `kubernetes_*`: `make test-api` |
+//! | [`helm`] | the chart, by the real Helm |
 //! | [`http`], [`ports`], [`wait`] | requests, free ports, conditions |
 //!
 //! The apps of a test share its one thread, so that the order in which they write the guestbook is the order in which
@@ -27,6 +28,7 @@ pub mod control_plane;
 pub mod crowd;
 pub mod frames;
 pub mod guestbook;
+pub mod helm;
 pub mod http;
 pub mod node;
 pub mod operator;

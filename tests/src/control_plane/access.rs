@@ -105,23 +105,22 @@ impl Access {
 
     /// Runs kubectl as the admin: what it prints, or what it complains about.
     pub async fn kubectl(&self, arguments: &[impl AsRef<OsStr>], input: &str) -> Result<String, String> {
-        let mut child = Command::new(super::binary("kubectl"))
-            .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig())
-            // Its cache of what the API server serves: not the user's.
-            .env("KUBECACHEDIR", self.folder.join("kubectl"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("kubectl can be started");
-        let mut stdin = child.stdin.take().expect("a piped input");
-        // It may end before it has read everything; what it says then is what counts.
-        let _ = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-        let output = child.wait_with_output().await.expect("kubectl's output");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        let mut kubectl = Command::new(super::binary("kubectl"));
+        // Its cache of what the API server serves: not the user's.
+        kubectl.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("KUBECACHEDIR", self.folder.join("kubectl"));
+        output(&mut kubectl, input).await
     }
+}
+
+/// Runs a command to its end: what it prints, or what it complains about.
+pub(crate) async fn output(command: &mut Command, input: &str) -> Result<String, String> {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = piped.spawn().unwrap_or_else(|error| panic!("cannot start {:?}: {error}", piped.as_std()));
+    let mut stdin = child.stdin.take().expect("a piped input");
+    // It may end before it has read everything; what it says then is what counts.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let output = child.wait_with_output().await.expect("a command's output");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stdout) + &text(&output.stderr)) }
 }
