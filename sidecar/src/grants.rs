@@ -41,8 +41,8 @@ pub enum GrantError {
 }
 
 impl Bucket {
-    /// Takes a grant in. The greatest total of a version wins, so that a repeated or overtaken request changes nothing
-    /// but the time it lasts.
+    /// Takes a grant in. The greatest total of a version wins while it lasts, so that a repeated or overtaken request
+    /// changes nothing but the time. Of one that has died only the debt is left.
     pub fn grant(
         held: Option<&Self>,
         grant: &Grant,
@@ -53,12 +53,16 @@ impl Bucket {
         if grant.version != current {
             return Err(GrantError::Version { granted: grant.version, current });
         }
-        let held = held.filter(|held| held.version == current);
+        let (total, credit) = match held.filter(|held| held.version == current) {
+            None => (0, 0.0),
+            Some(held) if held.is_alive(current, now) => (held.total, held.balance(spent, now)),
+            Some(held) => (0, held.balance(spent, now).min(0.0)),
+        };
         Ok(Self {
             version: current,
-            total: grant.allow_total.max(held.map_or(0, |held| held.total)),
+            total: grant.allow_total.max(total),
             base: spent,
-            credit: held.map_or(0.0, |held| held.balance(spent, now)),
+            credit,
             from: now,
             ttl: Duration::from_millis(grant.ttl_ms).min(MAX_TTL),
             to: grant.to.iter().copied().collect(),
@@ -145,6 +149,25 @@ mod tests {
         let bucket = Bucket::grant(None, &grant(100), V, 0, start).unwrap();
         let overtaken = Bucket::grant(Some(&bucket), &grant(10), V, 0, start).unwrap();
         assert_eq!(overtaken.available(V, 0, start + Duration::from_millis(500)), 50);
+    }
+
+    #[test]
+    fn a_grant_that_has_died_leaves_neither_its_total_nor_a_burst() {
+        let start = Instant::now();
+        let dead = Bucket::grant(None, &grant(100), V, 0, start).unwrap();
+        let later = start + Duration::from_secs(5);
+        let next = Bucket::grant(Some(&dead), &grant(20), V, 10, later).unwrap();
+        assert_eq!(next.available(V, 10, later), 0);
+        assert_eq!(next.available(V, 10, later + Duration::from_millis(999)), 10);
+    }
+
+    #[test]
+    fn the_debt_of_a_large_key_outlives_its_grant() {
+        let start = Instant::now();
+        let dead = Bucket::grant(None, &grant(10), V, 0, start).unwrap();
+        let later = start + Duration::from_secs(5);
+        let next = Bucket::grant(Some(&dead), &grant(50), V, 40, later).unwrap();
+        assert_eq!(next.available(V, 40, later), -30);
     }
 
     #[test]
