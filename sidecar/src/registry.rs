@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ring::claim::{Arrival, ClaimAnswer, End, Entry, KeyState, Released};
 use ring::delta::Delta;
-use ring::settings::Notice;
+use ring::settings::{Notice, Unit};
 use ring::wire::{BreakCause, Claim, Peer};
 use ring::{Compiled, KeyHash, SlotId};
 use slab::Slab;
@@ -198,9 +198,16 @@ impl Registry {
             return Admission::KeyFull;
         }
         let Some(standing) = self.view.standing(key) else { return Admission::Unplaced };
-        let by_key = self.view.settings().unit == ring::settings::Unit::Key;
         let free = Released(standing.version);
-        let proof = if by_key { proof } else { Some(&free) };
+        let proof = match self.view.settings().unit {
+            Unit::Key => proof,
+            // The devices of a key need not be together: each goes to the owner, and asks nobody.
+            Unit::Connection if standing.mine || arrival == Arrival::Fallback => Some(&free),
+            Unit::Connection => {
+                self.forget_if_empty(id);
+                return standing.owner.map_or(Admission::Nobody, Admission::Redirect);
+            }
+        };
         let entry = self.keys[id].state.enter(&standing, arrival, proof);
         if entry == Entry::Admit {
             return Admission::Seated(Seat(id));
@@ -248,15 +255,23 @@ impl Registry {
     /// The app has accepted the handshake of a seat.
     pub fn register(&mut self, seat: &Seat, link: Arc<Link>) -> ConnectionId {
         let id = self.connections.insert(Connection { link, kind: Kind::Keyed(seat.0), leaving: None });
+        let unclaimed = self.arrives_unclaimed(seat);
         let entry = &mut self.keys[seat.0];
         entry.connections.push(id);
-        if entry.expected > 0 {
-            entry.expected -= 1;
+        if entry.expected > 0 || unclaimed {
+            entry.expected = entry.expected.saturating_sub(1);
             self.totals.returned += 1;
         }
         self.held += 1;
         self.note_moved(seat.0);
         id
+    }
+
+    /// Whether a connection counts as returned although nobody was asked how many to expect: any connection of a key
+    /// that moves, where connections move one by one.
+    fn arrives_unclaimed(&self, seat: &Seat) -> bool {
+        self.view.settings().unit == Unit::Connection
+            && self.view.standing(&self.keys[seat.0].key).is_some_and(|it| it.mine && !it.previous.is_empty())
     }
 
     /// The seat's handshake came to nothing.
@@ -286,7 +301,7 @@ impl Registry {
         // Without a slot of its own the whole pod is being emptied.
         let emptied = self.view.slot.is_none() || self.view.draining.contains(&self.view.me.uid);
         let cause = if emptied { BreakCause::Drain } else { BreakCause::Move };
-        let one = self.view.settings().unit == ring::settings::Unit::Connection;
+        let one = self.view.settings().unit == Unit::Connection;
         let mut begun = 0;
         for id in connections {
             if self.connections[id].leaving.is_none() && !(one && begun > 0) {
