@@ -28,7 +28,7 @@ test: $(NODE_MODULES) ## run every test that needs no Kubernetes
 test-api: ## run the tests that need a Kubernetes API, with a real one (the first time it is built: 15 minutes)
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --no-run
-	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline -- --ignored
+	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline --no-fail-fast -- --ignored
 
 lint: $(DENY) ## check formatting, lints, generated files, and what is depended on
 	$(CARGO) fmt --all --check
