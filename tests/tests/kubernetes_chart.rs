@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use harness::control_plane::kubelet::free_address;
-use harness::control_plane::{ControlPlane, Namespace};
+use harness::control_plane::{Access, ControlPlane, Namespace};
 use harness::helm::{self, Release};
 use harness::until;
 use harness::wait::equal;
@@ -18,7 +18,7 @@ const EVERYTHING: &str = "
 watchNamespaces: [chats, '1234']
 targets: [{apiGroup: argoproj.io, resource: rollouts}]
 networkPolicy: {enabled: true, poolNamespaces: [chats]}
-serviceMonitor: {enabled: true, labels: {release: prometheus}}
+monitors: {enabled: true, labels: {release: prometheus}}
 images: {pullSecrets: [registry]}
 podLabels: {team: chat, app.kubernetes.io/name: other}
 podAnnotations: {linkerd.io/inject: disabled}
@@ -89,7 +89,7 @@ async fn a_value_that_is_wrong_is_refused_by_its_name_with_what_would_be_right()
             "'/targets/0/resource': 'Rollout' does not match pattern '^[a-z0-9]+$'",
         ),
         ("resources: {request: {cpu: 1}}", "'/resources': additional properties 'request' not allowed"),
-        ("serviceMonitor: {interval: 30}", "'/serviceMonitor/interval': got number, want string"),
+        ("monitors: {interval: 30}", "'/monitors/interval': got number, want string"),
         ("podLabels: {wspool.dev/pool: chat}", "podLabels: wspool.dev/pool makes a pod part of a pool"),
         ("metricsApi: {enabled: true}", "does not serve custom metrics yet; leave it false"),
     ];
@@ -147,6 +147,23 @@ async fn the_webhook_sees_pods_of_pools_only_and_only_where_pools_are_watched() 
             json!([{"key": "wspool.dev/pool", "operator": "Exists"}])
         );
         assert_eq!(webhook["namespaceSelector"]["matchExpressions"][0]["values"], namespaces);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn the_api_server_knows_every_field_that_the_chart_writes() {
+    let access = Access::shared();
+    for namespace in ["wspool-system", "chats", "1234"] {
+        access.kubectl(&["create", "namespace", namespace], "").await.expect("a namespace of this test alone");
+    }
+    for values in ["", EVERYTHING] {
+        let mut objects = helm::render(values).await.expect("right values");
+        // The control plane does not have the CRDs of the Prometheus operator.
+        objects.retain(|object| object["apiVersion"] != "monitoring.coreos.com/v1");
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+        let apply = ["apply", "--dry-run=server", "--validate=strict", "--filename=-"];
+        access.kubectl(&apply, &list).await.expect("everything is accepted");
     }
 }
 
@@ -258,6 +275,7 @@ async fn the_operator_may_do_its_work_in_the_watched_namespaces_and_nothing_else
         "update statefulsets.apps/scale",
         "patch rollouts.argoproj.io/scale",
         "create configmaps",
+        "create secrets",
         "update configmaps",
         "create services",
         "delete services",
