@@ -111,8 +111,19 @@ impl Sidecar {
 
     /// Permits evictions.
     pub async fn grant(&self, grant: &Grant) -> Report {
-        let answer = self.put_json("/v1/evictions", grant).await;
-        answer.json().unwrap_or_else(|error| panic!("{} refused a grant: {error}", self.name))
+        self.try_grant(grant).await.unwrap_or_else(|error| panic!("{} refused a grant: {error}", self.name))
+    }
+
+    /// The same, when it may be down.
+    pub async fn try_grant(&self, grant: &Grant) -> Result<Report, String> {
+        let body = serde_json::to_vec(grant).expect("JSON");
+        self.http.send(Method::PUT, self.control, "/v1/evictions", body).await?.json()
+    }
+
+    /// Deletes something at its control port.
+    pub async fn delete(&self, path: &str) -> Answer {
+        let answer = self.http.send(Method::DELETE, self.control, path, "").await;
+        answer.unwrap_or_else(|error| panic!("{} gave no answer: {error}", self.name))
     }
 
     /// Everything that Prometheus would read.
