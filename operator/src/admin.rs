@@ -1,6 +1,6 @@
 //! The admin port: what the operator knows of its pools, as JSON and as metrics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header;
@@ -10,7 +10,6 @@ use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::rebalance::view::PoolView;
@@ -18,39 +17,35 @@ use crate::rebalance::view::PoolView;
 /// The content type of OpenMetrics text.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-struct Admin {
-    view: watch::Receiver<PoolView>,
-    metrics: Mutex<(Registry, Metrics)>,
+/// What the pools look like now.
+pub type Views = Arc<dyn Fn() -> Vec<PoolView> + Send + Sync>;
+
+/// `GET /v1/pools`.
+pub fn pools(views: Views) -> Router {
+    let pools = async |State(views): State<Views>| Json(views());
+    Router::new().route("/v1/pools", get(pools)).with_state(views)
 }
 
-/// Serves `GET /v1/pools`, `/metrics` and `/healthz` until `shutdown` resolves.
+/// `GET /metrics` and `/healthz`.
+pub fn observation(views: Views) -> Router {
+    Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "ok\n")).with_state(views)
+}
+
+/// Serves until `shutdown` resolves.
 pub async fn serve(
     listener: TcpListener,
-    view: watch::Receiver<PoolView>,
+    routes: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
-    let admin = Arc::new(Admin { view, metrics: Mutex::new((registry, metrics)) });
-    let routes = Router::new()
-        .route("/v1/pools", get(pools))
-        .route("/metrics", get(metrics_text))
-        .route("/healthz", get(async || "ok\n"))
-        .with_state(admin);
     axum::serve(listener, routes).with_graceful_shutdown(shutdown).await
 }
 
-async fn pools(State(admin): State<Arc<Admin>>) -> Json<[PoolView; 1]> {
-    Json([admin.view.borrow().clone()])
-}
-
-async fn metrics_text(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+async fn metrics(State(views): State<Views>) -> impl IntoResponse {
+    // Registered anew each time, so that nothing is left of a pool that is gone.
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    views().iter().for_each(|view| metrics.observe(view));
     let mut text = String::new();
-    {
-        let metrics = admin.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        let (registry, metrics) = &*metrics;
-        metrics.observe(&admin.view.borrow());
-        encode(&mut text, registry).expect("memory takes any text");
-    }
+    encode(&mut text, &registry).expect("memory takes any text");
     ([(header::CONTENT_TYPE, OPEN_METRICS)], text)
 }

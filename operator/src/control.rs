@@ -95,8 +95,9 @@ impl Control {
         self.request(address, Method::PUT, "/v1/evictions", body(grant)).await
     }
 
-    /// Asks a sidecar how it is.
-    pub async fn status(&self, address: &str) -> Result<Report, ControlError> {
+    /// Asks a sidecar how it is. The UID is its pod's; `None` where nobody but itself knows it.
+    pub async fn status(&self, address: &str, uid: Option<&str>) -> Result<Report, ControlError> {
+        let _ = uid;
         self.request(address, Method::GET, "/v1/status", Bytes::new()).await
     }
 

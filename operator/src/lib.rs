@@ -6,18 +6,19 @@
 //!                                              │                  │
 //!   sidecars' reports, time ──────────► rebalance::Machine ◄──────┘
 //!                                              │ actions: save, publish, grant
-//!                          standalone ─────────┴──► control ──HTTP──► sidecars
-//!                              └──► admin: /v1/pools, /metrics
+//!     standalone, cluster ──► driver ──────────┴──► control ──HTTP──► sidecars
+//!              └──► admin: /v1/pools, /metrics
 //! ```
 //!
 //! What decides does no I/O: [`pool`], [`planner`] and [`rebalance`] are functions of data. What acts decides nothing:
-//! [`standalone`] and [`control`].
+//! [`driver`] and [`control`], fed by [`standalone`] or by `cluster`.
 //!
 //! | module | noun |
 //! |---|---|
 //! | [`pool`] | the `WebSocketPool` resource, and what is wrong with one |
 //! | [`planner`] | which member holds which slot |
 //! | [`rebalance`] | the machine that publishes placements and moves connections |
+//! | [`driver`] | drives a machine: members in, actions out, state written down |
 //! | [`control`] | the client of sidecars' control ports |
 //! | [`standalone`] | a pool from files, without Kubernetes |
 //! | [`admin`], [`metrics`] | what the operator shows of its pools |
@@ -29,6 +30,7 @@ pub mod admin;
 pub mod certificate;
 pub mod cli;
 pub mod control;
+pub mod driver;
 pub mod failure;
 pub mod inject;
 pub mod metrics;

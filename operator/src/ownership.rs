@@ -212,7 +212,7 @@ mod tests {
         let files = Files::new();
         let grown = files.ownership([0, 1, 2]);
         let now = files.members("now.yaml", [2, 1, 0]);
-        StateFile::beside(&now).save(&Saved { roster: grown.roster.clone(), ..Saved::default() }).unwrap();
+        StateFile::beside(&now).replace(&Saved { roster: grown.roster.clone(), ..Saved::default() }).unwrap();
         let again = Ownership::read(&files.path("pool.yaml"), &now).unwrap();
         assert_eq!(again.names, grown.names, "whatever the order of the file is now");
     }

@@ -8,8 +8,7 @@
 //! ```
 //!
 //! A change may come at any point; connections go on moving under the placement in force while the next one settles.
-//! Events go in, [`Action`]s come out, and whoever drives the machine carries them out: `standalone` today, a controller
-//! of Kubernetes objects later.
+//! Events go in, [`Action`]s come out, and the [`driver`](crate::driver) carries them out.
 
 pub mod brake;
 pub mod estimate;
@@ -132,6 +131,8 @@ pub struct Machine {
     pace: Pace,
     /// What the last move came to.
     last: MoveView,
+    /// Slots whose holder was out of reach: their keys may be held at their next-best slots.
+    fell_back: BTreeSet<SlotId>,
     /// The predecessors are at their limit: no new placement until a move ends.
     full: bool,
 }
@@ -193,6 +194,7 @@ impl Machine {
             moving: None,
             pace: Pace::default(),
             last: MoveView::default(),
+            fell_back: BTreeSet::new(),
             full: false,
         }
     }
@@ -204,7 +206,11 @@ impl Machine {
         match event {
             Event::Members { members, desired } => (self.members, self.desired) = (members, desired),
             Event::Pool(pool) => self.pool = *pool,
-            Event::Report(report) => self.fleet.hear(*report, &self.saved.baselines, now),
+            Event::Report(report) => {
+                let slot = self.slot_of(&report.uid);
+                let restarted = self.fleet.hear(*report, &self.saved.baselines, now);
+                self.fell_back.extend(slot.filter(|_| restarted));
+            }
             Event::Tick => {}
         }
         if let Some(newer) = self.outranked_by() {
@@ -221,6 +227,9 @@ impl Machine {
         }
         self.take_over(now, &mut actions);
         self.adopt_what_is_due(now, &mut actions);
+        if tick {
+            self.recall(now, &mut actions);
+        }
         self.follow_move(now, &mut actions);
         if tick {
             self.publish(&mut actions);
@@ -244,6 +253,11 @@ impl Machine {
     /// The version in force.
     pub fn version(&self) -> Version {
         self.saved.version
+    }
+
+    /// What a restarted operator would have to know now.
+    pub fn saved(&self) -> &Saved {
+        &self.saved
     }
 
     /// The pool as it was given last.
@@ -357,6 +371,53 @@ impl Machine {
         true
     }
 
+    /// Brings home what fell back while a slot's holder was out of reach. Under the placement as it is nobody would claim
+    /// those keys from where they are, and nobody would count their return. So it is published again, with what was true
+    /// meanwhile as predecessors: the slots were vacant.
+    fn recall(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let silent = self.saved.roster.slots.iter().filter(|slot| {
+            slot.holder.as_ref().is_some_and(|holder| self.state_of(&holder.uid) == MemberState::Unreachable)
+        });
+        self.fell_back.extend(silent.map(|slot| slot.id).collect::<Vec<_>>());
+        if self.pool.pace.mode != Mode::Automatic {
+            return;
+        }
+        let away = self.pending_by_slot();
+        let ready: BTreeSet<SlotId> = self.destinations().into_keys().collect();
+        self.fell_back.retain(|slot| !ready.contains(slot) || away.contains_key(slot));
+        let back: Vec<SlotId> = if self.saved.predecessors.is_empty() {
+            // Nothing else moves, so whatever is not at its owner has fallen back.
+            ready.into_iter().filter(|slot| away.contains_key(slot)).collect()
+        } else {
+            ready.into_iter().filter(|slot| self.fell_back.contains(slot)).collect()
+        };
+        if back.is_empty() {
+            return;
+        }
+        let each = back.iter().map(std::slice::from_ref);
+        let absences = std::iter::once(back.as_slice()).chain(each);
+        let meanwhile = absences.map(|absent| {
+            let mut table = self.table();
+            let absent = table.slots.iter_mut().filter(|slot| absent.contains(&slot.id));
+            absent.for_each(|slot| slot.holder = None);
+            Predecessor { version: self.saved.version, table }
+        });
+        let before = meanwhile.chain(self.saved.predecessors.iter().cloned());
+        let mut predecessors = succession::predecessors(&self.table(), before, |uid| self.is_dead(uid));
+        if predecessors.len() > MAX_PREDECESSORS {
+            if !self.saved.predecessors.is_empty() {
+                // They wait until the move is over.
+                return;
+            }
+            predecessors.truncate(MAX_PREDECESSORS);
+        }
+        self.fell_back.retain(|slot| !back.contains(slot));
+        self.saved.predecessors = predecessors;
+        self.saved.version.epoch += 1;
+        self.begin_move(now);
+        self.put_in_force(actions);
+    }
+
     /// Saves what is in force and sends it to everyone.
     fn put_in_force(&mut self, actions: &mut Vec<Action>) {
         for uid in self.fleet.iter().map(|s| s.report.uid.clone()).collect::<Vec<_>>() {
@@ -372,17 +433,20 @@ impl Machine {
         Table { hasher: self.saved.hasher.clone(), slots: self.saved.roster.slots.clone() }
     }
 
-    /// The living members that hold no slot.
+    /// The living members that hold no slot. One that starts is none yet: it would change the placement twice.
     fn others(&self, roster: &Roster) -> Vec<Holder> {
         let holds = |uid: &str| roster.slots.iter().any(|slot| slot.holder.as_ref().is_some_and(|h| h.uid == uid));
-        let others = self.members.iter().filter(|member| member.state != MemberState::Dead).filter_map(|member| {
+        let others = self.members.iter();
+        let others = others.filter(|member| !matches!(member.state, MemberState::Dead | MemberState::Starting));
+        let others = others.filter_map(|member| {
             let uid = member.uid.clone().filter(|uid| !holds(uid))?;
             Some(Holder { name: member.name.clone(), uid, address: member.address.clone() })
         });
         others.collect()
     }
 
-    fn placement(&self) -> Placement {
+    /// The placement in force.
+    pub fn placement(&self) -> Placement {
         Placement {
             pool: self.pool.name.clone(),
             pool_uid: self.saved.pool_uid.clone(),
@@ -425,8 +489,7 @@ impl Machine {
 
     /// Begins, follows and ends the move.
     fn follow_move(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let pending = self.pending();
-        if self.moving.is_none() && (pending > 0 || !self.saved.predecessors.is_empty()) {
+        if self.moving.is_none() && !self.saved.predecessors.is_empty() {
             self.begin_move(now);
         }
         let members: BTreeSet<_> = self.members.iter().filter_map(|m| m.uid.clone()).collect();
@@ -456,18 +519,34 @@ impl Machine {
     fn may_hold_moved_keys(&self) -> bool {
         let former = self.saved.predecessors.iter().flat_map(|p| &p.table.slots).filter_map(|s| s.holder.as_ref());
         let silent = former.map(|holder| &holder.uid).any(|uid| !self.is_dead(uid) && !self.has_acknowledged(uid));
-        silent
-            || self.living().filter_map(|uid| self.fleet.get(uid)).any(|sidecar| {
-                let report = &sidecar.report;
-                sidecar.has(&self.saved.pool_uid, self.saved.version) && (report.moved_keys > 0 || report.in_flight > 0)
-            })
+        silent || self.placed().any(|sidecar| sidecar.report.moved_keys > 0 || sidecar.report.in_flight > 0)
     }
 
     /// Connections whose owner is elsewhere now.
     fn pending(&self) -> u64 {
-        let sidecars = self.living().filter_map(|uid| self.fleet.get(uid));
-        let known = sidecars.filter(|sidecar| sidecar.has(&self.saved.pool_uid, self.saved.version));
-        known.map(|sidecar| sidecar.report.moved).sum()
+        self.placed().map(|sidecar| sidecar.report.moved).sum()
+    }
+
+    /// The same by the slot they belong to, without those slots that miss none.
+    fn pending_by_slot(&self) -> BTreeMap<SlotId, u64> {
+        let mut sums = BTreeMap::new();
+        for (&slot, &count) in self.placed().flat_map(|sidecar| &sidecar.report.moved_to) {
+            if count > 0 {
+                *sums.entry(slot).or_default() += count;
+            }
+        }
+        sums
+    }
+
+    /// The living sidecars that have the placement in force.
+    fn placed(&self) -> impl Iterator<Item = &fleet::Sidecar> {
+        let living = self.living().filter_map(|uid| self.fleet.get(uid));
+        living.filter(|sidecar| sidecar.has(&self.saved.pool_uid, self.saved.version))
+    }
+
+    fn slot_of(&self, uid: &str) -> Option<SlotId> {
+        let holds = |slot: &&ring::Slot| slot.holder.as_ref().is_some_and(|holder| holder.uid == uid);
+        self.saved.roster.slots.iter().find(holds).map(|slot| slot.id)
     }
 
     fn connections(&self) -> u64 {
@@ -488,24 +567,24 @@ impl Machine {
         let evidence = holders.map(|s| Destination { uid: &s.report.uid, app: s.report.app, before: s.baseline() });
         self.pace.brake().weigh(evidence, now);
         moving.allowance = self.pace.allow(&sources, &moving.flight, &self.pool.pace, connections, now);
-        let totals = moving.allowance.totals.clone();
+        let (totals, ttl) = (moving.allowance.totals.clone(), moving.allowance.ttl);
         for (source, total) in sources.iter().zip(totals) {
             let Some(total) = total else { continue };
             if let Some(sidecar) = self.fleet.get_mut(&source.uid) {
                 sidecar.allowed = total;
             }
-            actions.push(self.grant_to(&source.uid, total, &to));
+            actions.push(self.grant_to(&source.uid, total, ttl, &to));
         }
         let granted = sources.into_iter().map(|source| source.uid).collect();
         self.keep_drains_waiting(&granted, &to, actions);
     }
 
-    fn grant_to(&self, uid: &str, total: u64, to: &BTreeMap<SlotId, String>) -> Action {
+    fn grant_to(&self, uid: &str, total: u64, ttl: Duration, to: &BTreeMap<SlotId, String>) -> Action {
         Action::Grant(Grant {
             target: uid.to_owned(),
             version: self.saved.version,
             allow_total: total,
-            ttl_ms: u64::try_from(GRANT_TTL.as_millis()).expect("a second"),
+            ttl_ms: u64::try_from(ttl.as_millis()).expect("a second at most"),
             to: to.keys().copied().collect(),
         })
     }
@@ -521,7 +600,7 @@ impl Machine {
         let waiting = self.members.iter().filter(|m| m.state == MemberState::Leaving { overdue: false });
         for uid in waiting.filter_map(|member| member.uid.as_ref()).filter(|uid| !granted.contains(*uid)) {
             if let Some(sidecar) = self.fleet.get(uid).filter(|s| s.has(&self.saved.pool_uid, self.saved.version)) {
-                actions.push(self.grant_to(uid, sidecar.allowed, to));
+                actions.push(self.grant_to(uid, sidecar.allowed, GRANT_TTL, to));
             }
         }
     }
@@ -535,9 +614,7 @@ impl Machine {
     }
 
     fn sources(&self, to: &BTreeMap<SlotId, String>, now: Instant) -> Vec<Source> {
-        let answering = self.living().filter_map(|uid| self.fleet.get(uid)).filter(|sidecar| sidecar.is_fresh(now));
-        let placed = answering.filter(|sidecar| sidecar.has(&self.saved.pool_uid, self.saved.version));
-        let sources = placed.map(|sidecar| {
+        let sources = self.placed().filter(|sidecar| sidecar.is_fresh(now)).map(|sidecar| {
             let report = &sidecar.report;
             Source {
                 uid: report.uid.clone(),

@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use ring::Placement;
+
+use crate::driver::{SaveError, Store};
 use crate::rebalance::Saved;
 
 /// The state file of a members file.
@@ -64,7 +67,7 @@ impl StateFile {
     }
 
     /// Replaces it at once: whoever reads it, also after a crash, sees the old or the new one.
-    pub fn save(&self, saved: &Saved) -> Result<(), StateError> {
+    pub fn replace(&self, saved: &Saved) -> Result<(), StateError> {
         let failed = |source| StateError::Write { path: self.0.clone(), source };
         let mut draft = self.0.clone().into_os_string();
         draft.push(".new");
@@ -75,6 +78,16 @@ impl StateFile {
         fs::rename(&draft, &self.0).map_err(failed)?;
         let folder = self.0.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+}
+
+impl Store for StateFile {
+    fn place(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    async fn save(&mut self, saved: &Saved, _: &Placement) -> Result<(), SaveError> {
+        self.replace(saved).map_err(|error| SaveError::Failed(error.to_string()))
     }
 }
 
@@ -99,7 +112,7 @@ mod tests {
         assert!(state.load().unwrap().is_none());
         for epoch in [7, 8] {
             let saved = Saved { pool_uid: "pool".into(), version: Version { term: 3, epoch }, ..Saved::default() };
-            state.save(&saved).unwrap();
+            state.replace(&saved).unwrap();
             assert_eq!(state.load().unwrap(), Some(saved));
         }
         assert_eq!(fs::metadata(state.path()).unwrap().permissions().mode() & 0o777, 0o600);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ring::wire::Report;
 
+use super::Standing;
 use crate::control::ControlError;
 use crate::planner::MemberState;
 
@@ -19,7 +20,8 @@ pub struct Health {
     /// Since when it has been leaving.
     leaving: Option<Instant>,
     draining: bool,
-    unlisted: bool,
+    /// How its source lists it; `None` when it no longer does.
+    standing: Option<Standing>,
 }
 
 /// The times by which a member is judged.
@@ -57,14 +59,19 @@ impl Health {
         }
     }
 
-    /// Whether the members file lists it.
-    pub fn listed(&mut self, listed: bool, now: Instant) {
-        self.unlisted = !listed;
+    /// How its source lists it, if it still does.
+    pub fn listed(&mut self, standing: Option<Standing>, now: Instant) {
+        self.standing = standing;
         self.note_leaving(now);
     }
 
+    /// Whether its source no longer lists it.
+    pub fn is_unlisted(&self) -> bool {
+        self.standing.is_none()
+    }
+
     fn note_leaving(&mut self, now: Instant) {
-        if self.draining || self.unlisted {
+        if self.draining || matches!(self.standing, None | Some(Standing::Leaving)) {
             self.leaving.get_or_insert(now);
         } else {
             self.leaving = None;
@@ -73,14 +80,16 @@ impl Health {
 
     /// How the member is.
     pub fn state(&self, patience: Patience, now: Instant) -> MemberState {
-        if self.uid.is_none() {
-            return if self.unlisted { MemberState::Dead } else { MemberState::Starting };
+        let known = self.uid.is_some();
+        if !known && self.is_unlisted() {
+            return MemberState::Dead;
         }
-        if self.refused.is_some_and(|since| now >= since + patience.settle) {
+        if known && self.refused.is_some_and(|since| now >= since + patience.settle) {
             return MemberState::Dead;
         }
         match self.leaving {
             Some(since) => MemberState::Leaving { overdue: now >= since + patience.handover },
+            None if !known || self.standing == Some(Standing::Starting) => MemberState::Starting,
             None if self.reached => MemberState::Ready,
             None => MemberState::Unreachable,
         }
@@ -90,7 +99,7 @@ impl Health {
     /// leads there: a connection may come yet.
     pub fn is_over(&self, patience: Patience, needed: bool, now: Instant) -> bool {
         let empty = self.reached && self.connections == 0 && !needed;
-        self.unlisted && (empty || self.state(patience, now) == MemberState::Dead)
+        self.is_unlisted() && (empty || self.state(patience, now) == MemberState::Dead)
     }
 }
 
@@ -108,6 +117,10 @@ mod tests {
         Report { uid: "a".into(), connections, draining, ..Report::default() }
     }
 
+    fn present() -> Health {
+        Health { standing: Some(Standing::Present), ..Health::default() }
+    }
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -115,7 +128,7 @@ mod tests {
     #[test]
     fn a_member_gets_no_keys_before_its_sidecar_has_answered() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = present();
         health.failed(&refused(), now);
         assert_eq!(health.state(PATIENCE, now + seconds(60)), MemberState::Starting);
         health.heard(&reported(0, false), now + seconds(60));
@@ -123,9 +136,29 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_refuses_for_longer_than_settle_is_dead_and_one_that_is_silent_is_not() {
+    fn a_pod_that_is_not_ready_gets_no_keys_however_well_its_sidecar_answers() {
+        let now = Instant::now();
+        let mut health = Health { standing: Some(Standing::Starting), ..Health::default() };
+        health.heard(&reported(0, false), now);
+        assert_eq!(health.state(PATIENCE, now), MemberState::Starting);
+        health.listed(Some(Standing::Present), now);
+        assert_eq!(health.state(PATIENCE, now), MemberState::Ready);
+        health.listed(Some(Standing::Leaving), now);
+        assert_eq!(health.state(PATIENCE, now), MemberState::Leaving { overdue: false });
+    }
+
+    #[test]
+    fn a_pod_that_leaves_before_its_sidecar_was_heard_is_not_taken_for_one_that_starts() {
         let now = Instant::now();
         let mut health = Health::default();
+        health.listed(Some(Standing::Leaving), now);
+        assert_eq!(health.state(PATIENCE, now), MemberState::Leaving { overdue: false });
+    }
+
+    #[test]
+    fn a_port_that_refuses_for_longer_than_settle_is_dead_and_one_that_is_silent_is_not() {
+        let now = Instant::now();
+        let mut health = present();
         health.heard(&reported(0, false), now);
         health.failed(&refused(), now);
         assert_eq!(health.state(PATIENCE, now + seconds(4)), MemberState::Unreachable);
@@ -139,11 +172,11 @@ mod tests {
     #[test]
     fn a_member_that_drains_or_is_no_longer_listed_leaves_and_is_overdue_after_a_while() {
         let now = Instant::now();
-        let mut drains = Health::default();
+        let mut drains = present();
         drains.heard(&reported(9, true), now);
-        let mut unlisted = Health::default();
+        let mut unlisted = present();
         unlisted.heard(&reported(9, false), now);
-        unlisted.listed(false, now);
+        unlisted.listed(None, now);
         for health in [drains, unlisted] {
             assert_eq!(health.state(PATIENCE, now + seconds(29)), MemberState::Leaving { overdue: false });
             assert_eq!(health.state(PATIENCE, now + seconds(30)), MemberState::Leaving { overdue: true });
@@ -153,9 +186,9 @@ mod tests {
     #[test]
     fn an_unlisted_member_is_followed_until_it_is_empty_or_dead() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = present();
         health.heard(&reported(1, false), now);
-        health.listed(false, now);
+        health.listed(None, now);
         assert!(!health.is_over(PATIENCE, false, now + seconds(100)));
         let mut empty = health.clone();
         empty.heard(&reported(0, false), now);

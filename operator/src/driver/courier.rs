@@ -17,6 +17,17 @@ pub struct Answer {
     pub result: Result<Report, ControlError>,
 }
 
+/// Where a courier goes.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The member that it serves.
+    pub member: u64,
+    /// The control port.
+    pub address: String,
+    /// Its pod's UID, where that is known beforehand: addresses are reused.
+    pub uid: Option<String>,
+}
+
 /// What waits to be carried. A newer placement or grant takes the place of one that still waits.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -77,33 +88,41 @@ impl Mailbox {
 }
 
 /// Serves one member's control port until its mailbox is closed.
-pub async fn serve(member: u64, address: String, mailbox: Mailbox, control: Control, answers: mpsc::Sender<Answer>) {
+pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mpsc::Sender<Answer>) {
+    let Route { member, address, uid } = route;
     loop {
-        let waiting = mailbox.next().await;
-        if waiting.closed {
+        let Waiting { placed, grant, question, closed } = mailbox.next().await;
+        if closed {
             return;
         }
-        let mut asked = false;
-        if let Some((target, placement)) = waiting.placed {
-            let placed = Placed { target, placement: (*placement).clone() };
-            let result = control.place(&address, &placed).await;
-            asked = true;
+        let mut results = Vec::with_capacity(2);
+        // Each is answered with the same report, so a question is asked only when nothing else is carried.
+        let asks = question && placed.is_none() && grant.is_none();
+        if let Some((target, placement)) = placed {
+            results.push(control.place(&address, &Placed { target, placement: (*placement).clone() }).await);
+        }
+        if let Some(grant) = grant {
+            results.push(control.grant(&address, &grant).await);
+        }
+        if asks {
+            results.push(control.status(&address, uid.as_deref()).await);
+        }
+        for result in results {
+            let result = result.and_then(|report| meant(report, uid.as_deref(), &address));
             if answers.send(Answer { member, result }).await.is_err() {
                 return;
             }
         }
-        if let Some(grant) = waiting.grant {
-            let result = control.grant(&address, &grant).await;
-            asked = true;
-            if answers.send(Answer { member, result }).await.is_err() {
-                return;
-            }
+    }
+}
+
+/// The report, if it is of the sidecar that was meant.
+fn meant(report: Report, uid: Option<&str>, address: &str) -> Result<Report, ControlError> {
+    match uid {
+        Some(uid) if report.uid != uid => {
+            let why = format!("it is the sidecar of the pod {:?}, not of {uid:?}", report.uid);
+            Err(ControlError::Malformed { address: address.to_owned(), why })
         }
-        if !asked {
-            let result = control.status(&address).await;
-            if answers.send(Answer { member, result }).await.is_err() {
-                return;
-            }
-        }
+        _ => Ok(report),
     }
 }

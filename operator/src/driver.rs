@@ -1,0 +1,427 @@
+//! Drives the machine of one pool: tells it who is there, carries its actions to the sidecars, and writes its state down.
+//!
+//! ```text
+//!  Input: pool, members, desired ─► ┌──────────────┐ ──mailbox──► courier ──HTTP──► sidecar
+//!  sidecars' answers ─────────────► │ the machine  │ ──mailbox──► courier ──HTTP──► sidecar
+//!  time ──────────────────────────► └──────────────┘ ──► Store, PoolView
+//! ```
+//!
+//! Where the input comes from, and where the state is kept, differs: files for `standalone`, an API server for `cluster`.
+
+pub mod courier;
+pub mod health;
+
+use std::time::{Duration, Instant};
+
+use ring::Placement;
+use ring::Version;
+use tokio::sync::{mpsc, watch as latest};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
+
+use crate::control::{Control, ControlError};
+use crate::planner::{Member, MemberState, Role};
+use crate::pool::CheckedPool;
+use crate::rebalance::view::PoolView;
+use crate::rebalance::{Action, Event, Machine, Saved, State, TICK};
+use courier::{Answer, Mailbox, Route};
+use health::{Health, Patience};
+
+/// How many ticks pass between two questions while nothing is to be done.
+const IDLE_TICKS: u32 = 4;
+/// How long passes between two tries to write the state down.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is wanted of a pool, and who is there. The newest input counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The pool.
+    pub pool: CheckedPool,
+    /// Its members, in the order in which they get slots.
+    pub entries: Vec<Entry>,
+    /// How many slots there should be.
+    pub desired: usize,
+    /// What becomes of members that are listed no more.
+    pub unlisted: Unlisted,
+    /// What is wrong where the input comes from: a reason in one word, and a sentence.
+    pub troubles: Vec<(&'static str, String)>,
+}
+
+/// A member, as a file or an API server lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its pod's UID; `None` where only its sidecar knows one.
+    pub uid: Option<String>,
+    /// Where its sidecar accepts clients and peers, `host:port`.
+    pub address: String,
+    /// Where its sidecar takes control requests, `host:port`.
+    pub control: String,
+    /// Its share of the keys, 1 to 64.
+    pub weight: u8,
+    /// What it does.
+    pub role: Role,
+    /// How it is, as far as its source knows.
+    pub standing: Standing,
+}
+
+/// How a listed member is, before its sidecar was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not ready to serve.
+    Starting,
+    /// It may serve.
+    Present,
+    /// It is going away.
+    Leaving,
+}
+
+/// What becomes of a member that is listed no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Its process may live: it is emptied.
+    Leaves,
+    /// Its process has ended.
+    IsGone,
+}
+
+/// Where the state is written down.
+pub trait Store: Send {
+    /// Where that is, for people.
+    fn place(&self) -> String;
+
+    /// Writes down what is in force.
+    fn save(&mut self, saved: &Saved, placement: &Placement) -> impl Future<Output = Result<(), SaveError>> + Send;
+
+    /// Whether what was written is gone, and must be written again.
+    fn is_lost(&self) -> bool {
+        false
+    }
+}
+
+/// Why the state was not written down.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// It may be tried again.
+    #[error("{0}")]
+    Failed(String),
+    /// Somebody newer has written there.
+    #[error("another operator has written {0}")]
+    Superseded(Version),
+}
+
+/// Why a driver had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// Somebody else leads.
+    #[error("a newer operator leads this pool: there is {0}")]
+    Superseded(Version),
+    /// A courier panicked.
+    #[error("a courier ended: {0}")]
+    Courier(#[from] JoinError),
+    /// Nobody gives input any more.
+    #[error("what feeds the pool ended unexpectedly")]
+    Input,
+}
+
+/// The owner of a pool's machine.
+#[derive(Debug)]
+pub struct Driver<S> {
+    machine: Machine,
+    store: S,
+    /// A state that could not be written: nothing is published before it is.
+    unsaved: Option<Box<Saved>>,
+    save_again: Instant,
+    tracked: Vec<Tracked>,
+    born: u64,
+    told: (Vec<Member>, usize),
+    couriers: JoinSet<()>,
+    control: Control,
+    ticks: u32,
+    input: latest::Receiver<Input>,
+    view: latest::Sender<PoolView>,
+}
+
+/// A member that is listed, or was, and is followed until nothing more is expected of it.
+#[derive(Debug)]
+struct Tracked {
+    id: u64,
+    entry: Entry,
+    health: Health,
+    mailbox: Mailbox,
+    complained: Option<String>,
+}
+
+impl<S: Store> Driver<S> {
+    /// A driver that has not begun, and what it will say of its pool. It goes on from what an earlier one has saved.
+    pub fn new(
+        mut input: latest::Receiver<Input>,
+        pool_uid: &str,
+        saved: Option<Saved>,
+        store: S,
+        control: Control,
+    ) -> (Self, latest::Receiver<PoolView>) {
+        let now = Instant::now();
+        let pool = input.borrow_and_update().pool.clone();
+        let machine = Machine::new(pool, pool_uid, saved);
+        let (view, viewed) = latest::channel(machine.view(now));
+        let driver = Self {
+            machine,
+            store,
+            unsaved: None,
+            save_again: now,
+            tracked: Vec::new(),
+            born: 0,
+            told: (Vec::new(), 0),
+            couriers: JoinSet::new(),
+            control,
+            ticks: 0,
+            input,
+            view,
+        };
+        (driver, viewed)
+    }
+
+    /// Drives until something is wrong that it cannot mend.
+    pub async fn run(&mut self) -> DriverError {
+        let (answer, mut answers) = mpsc::channel(64);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let done = tokio::select! {
+                _ = ticks.tick() => self.tick(&answer).await,
+                Some(answer) = answers.recv() => self.answered(answer).await,
+                changed = self.input.changed() => match changed {
+                    Ok(()) => self.input_changed(&answer).await,
+                    Err(_) => Err(DriverError::Input),
+                },
+                Some(ended) = self.couriers.join_next() => ended.map_err(DriverError::Courier),
+            };
+            if let Err(error) = done {
+                return error;
+            }
+            self.show();
+        }
+    }
+
+    /// Ends the couriers, each after what it carries now.
+    pub async fn close(mut self) -> Result<(), JoinError> {
+        for tracked in &self.tracked {
+            tracked.mailbox.close();
+        }
+        while let Some(ended) = self.couriers.join_next().await {
+            ended?;
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self, answers: &mpsc::Sender<Answer>) -> Result<(), DriverError> {
+        let now = Instant::now();
+        self.track(answers, now);
+        self.tell_members(now).await?;
+        self.step(Event::Tick).await?;
+        if self.unsaved.is_none() && self.store.is_lost() {
+            self.unsaved = Some(Box::new(self.machine.saved().clone()));
+            self.save().await?;
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        let patience = self.patience();
+        let idle = self.machine.state() == State::Stable && self.tracked.iter().all(|t| t.is_well(patience, now));
+        if !idle || self.ticks % IDLE_TICKS == 0 {
+            self.tracked.iter().for_each(|tracked| tracked.mailbox.ask());
+        }
+        Ok(())
+    }
+
+    async fn input_changed(&mut self, answers: &mpsc::Sender<Answer>) -> Result<(), DriverError> {
+        let pool = self.input.borrow().pool.clone();
+        if *self.machine.pool() != pool {
+            self.step(Event::Pool(Box::new(pool))).await?;
+        }
+        let now = Instant::now();
+        self.track(answers, now);
+        self.tell_members(now).await
+    }
+
+    /// Follows the members that are listed, and those that no longer are until nothing more is expected of them.
+    fn track(&mut self, answers: &mpsc::Sender<Answer>, now: Instant) {
+        let patience = self.patience();
+        let input = self.input.borrow();
+        for tracked in &mut self.tracked {
+            let entry = input.entries.iter().find(|entry| tracked.is(entry));
+            if let Some(entry) = entry {
+                tracked.entry = entry.clone();
+            }
+            tracked.health.listed(entry.map(|entry| entry.standing), now);
+        }
+        let machine = &self.machine;
+        self.tracked.retain(|tracked| {
+            let needed = tracked.uid().is_some_and(|uid| machine.needs(uid));
+            let over = match input.unlisted {
+                Unlisted::Leaves => tracked.health.is_over(patience, needed, now),
+                Unlisted::IsGone => tracked.health.is_unlisted(),
+            };
+            if over {
+                tracing::info!(member = tracked.entry.name, "is no longer followed");
+                tracked.mailbox.close();
+            }
+            !over
+        });
+        for entry in &input.entries {
+            if self.tracked.iter().any(|tracked| tracked.is(entry)) {
+                continue;
+            }
+            self.born += 1;
+            let (id, mailbox) = (self.born, Mailbox::default());
+            let route = Route { member: id, address: entry.control.clone(), uid: entry.uid.clone() };
+            self.couriers.spawn(courier::serve(route, mailbox.clone(), self.control.clone(), answers.clone()));
+            mailbox.ask();
+            let mut health = Health::default();
+            health.listed(Some(entry.standing), now);
+            self.tracked.push(Tracked { id, entry: entry.clone(), health, mailbox, complained: None });
+        }
+    }
+
+    /// Tells the machine who is there, if that has changed.
+    async fn tell_members(&mut self, now: Instant) -> Result<(), DriverError> {
+        let patience = self.patience();
+        let told = {
+            let input = self.input.borrow();
+            let position = |tracked: &Tracked| input.entries.iter().position(|entry| tracked.is(entry));
+            let mut order: Vec<&Tracked> = self.tracked.iter().collect();
+            order.sort_by_key(|tracked| position(tracked).unwrap_or(usize::MAX));
+            (order.into_iter().map(|tracked| tracked.member(patience, now)).collect(), input.desired)
+        };
+        if told == self.told {
+            return Ok(());
+        }
+        self.told.clone_from(&told);
+        let (members, desired) = told;
+        self.step(Event::Members { members, desired }).await
+    }
+
+    async fn answered(&mut self, answer: Answer) -> Result<(), DriverError> {
+        let now = Instant::now();
+        let Some(tracked) = self.tracked.iter_mut().find(|tracked| tracked.id == answer.member) else { return Ok(()) };
+        match answer.result {
+            Ok(report) => {
+                tracked.complained = None;
+                tracked.health.heard(&report, now);
+                self.tell_members(now).await?;
+                self.step(Event::Report(Box::new(report))).await
+            }
+            Err(error) => {
+                tracked.health.failed(&error, now);
+                tracked.complain(&error);
+                self.tell_members(now).await
+            }
+        }
+    }
+
+    async fn step(&mut self, event: Event) -> Result<(), DriverError> {
+        let (state, version) = (self.machine.state(), self.machine.version());
+        let actions = self.machine.step(event, Instant::now());
+        if (state, version) != (self.machine.state(), self.machine.version()) {
+            let pool = &self.machine.pool().name;
+            tracing::info!(pool, state = ?self.machine.state(), version = %self.machine.version(), "the pool");
+        }
+        for action in actions {
+            match action {
+                Action::Save(saved) => {
+                    self.unsaved = Some(saved);
+                    self.save_again = Instant::now();
+                }
+                Action::Publish { uid, placement } => {
+                    // The machine publishes again with every tick until a sidecar has the placement.
+                    if let (true, Some(mailbox)) = (self.save().await?, self.mailbox(&uid)) {
+                        mailbox.place(uid, placement);
+                    }
+                }
+                Action::Grant(grant) => {
+                    if let Some(mailbox) = self.mailbox(&grant.target) {
+                        mailbox.grant(grant);
+                    }
+                }
+                Action::Resign { newer } => return Err(DriverError::Superseded(newer)),
+            }
+        }
+        self.save().await.map(drop)
+    }
+
+    /// Writes down what is in force; whether nothing is left to write.
+    async fn save(&mut self) -> Result<bool, DriverError> {
+        let Some(saved) = &self.unsaved else { return Ok(true) };
+        if Instant::now() < self.save_again {
+            return Ok(false);
+        }
+        match self.store.save(saved, &self.machine.placement()).await {
+            Ok(()) => self.unsaved = None,
+            Err(SaveError::Failed(why)) => {
+                tracing::error!("{why}; nothing is published until the state is saved");
+                self.save_again = Instant::now() + SAVE_AGAIN;
+            }
+            Err(SaveError::Superseded(newer)) => return Err(DriverError::Superseded(newer)),
+        }
+        Ok(self.unsaved.is_none())
+    }
+
+    fn mailbox(&self, uid: &str) -> Option<&Mailbox> {
+        self.tracked.iter().find(|tracked| tracked.uid() == Some(uid)).map(|tracked| &tracked.mailbox)
+    }
+
+    fn patience(&self) -> Patience {
+        let pool = self.machine.pool();
+        let drain: Duration = pool.settings.drain.timeout.0;
+        // The other half of the time is for moving what it holds.
+        Patience { settle: pool.pace.settle, handover: drain / 2 }
+    }
+
+    fn show(&self) {
+        let mut view = self.machine.view(Instant::now());
+        for (reason, message) in &self.input.borrow().troubles {
+            view.degrade(reason, message);
+        }
+        if self.unsaved.is_some() {
+            view.degrade("StateNotSaved", &format!("{} cannot be written", self.store.place()));
+        }
+        self.view.send_replace(view);
+    }
+}
+
+impl Tracked {
+    /// A member whose ports or UID have changed is another one, and the old one leaves.
+    fn is(&self, entry: &Entry) -> bool {
+        let own = &self.entry;
+        (&own.name, &own.uid, &own.address, &own.control) == (&entry.name, &entry.uid, &entry.address, &entry.control)
+    }
+
+    /// Its UID, as its sidecar or its source says.
+    fn uid(&self) -> Option<&str> {
+        self.health.uid.as_deref().or(self.entry.uid.as_deref())
+    }
+
+    fn is_well(&self, patience: Patience, now: Instant) -> bool {
+        self.health.state(patience, now) == MemberState::Ready
+    }
+
+    fn member(&self, patience: Patience, now: Instant) -> Member {
+        Member {
+            name: self.entry.name.clone(),
+            uid: self.uid().map(str::to_owned),
+            address: self.entry.address.clone(),
+            weight: self.entry.weight,
+            role: self.entry.role,
+            state: self.health.state(patience, now),
+        }
+    }
+
+    /// Says once what is wrong with it.
+    fn complain(&mut self, error: &ControlError) {
+        let text = error.to_string();
+        if self.complained.as_ref() != Some(&text) {
+            tracing::warn!(member = self.entry.name, "{text}");
+            self.complained = Some(text);
+        }
+    }
+}
