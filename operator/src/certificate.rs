@@ -84,7 +84,8 @@ impl Certificate {
         let key = KeyPair::generate()?;
         let params = authority(now);
         let authority = params.self_signed(&key)?.pem();
-        let old = previous.filter(|previous| previous.authority_lasts(now)).map(|previous| first(&previous.authorities));
+        let old =
+            previous.filter(|previous| previous.authority_lasts(now)).map(|previous| first(&previous.authorities));
         let authorities = format!("{authority}{}", old.unwrap_or_default());
         let issuer = Issuer::new(params, &key);
         Self::issue(authorities, key.serialize_pem(), &issuer, names, now)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::inject::command::InjectArgs;
 use crate::standalone::Options;
 
 /// Plans which server owns which connections, and moves the ones that must move, paced.
@@ -28,6 +29,8 @@ pub enum Command {
     Owner(Files),
     /// Say how many of the keys on the standard input would move, from where to where.
     Plan(PlanArgs),
+    /// Put the sidecar into manifests, as the webhook does it to pods.
+    Inject(InjectArgs),
     /// Print the CRD as YAML.
     Crd,
 }

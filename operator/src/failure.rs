@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::inject::command::InjectError;
 use crate::{ownership, standalone};
 
 /// Why a command ended in failure.
@@ -13,6 +14,9 @@ pub enum Failure {
     /// `owner` and `plan`.
     #[error(transparent)]
     Ownership(#[from] ownership::Error),
+    /// `inject`.
+    #[error(transparent)]
+    Inject(#[from] InjectError),
     /// `--log` is not a filter.
     #[error("--log: {0}; write a level like info, or a filter like operator=debug")]
     Log(#[from] tracing_subscriber::filter::ParseError),
@@ -25,7 +29,9 @@ impl Failure {
     /// Whether the output was closed by its reader.
     pub fn is_broken_pipe(&self) -> bool {
         match self {
-            Self::Io(error) | Self::Ownership(ownership::Error::Io(error)) => error.kind() == io::ErrorKind::BrokenPipe,
+            Self::Io(error)
+            | Self::Ownership(ownership::Error::Io(error))
+            | Self::Inject(InjectError::Write(error)) => error.kind() == io::ErrorKind::BrokenPipe,
             _ => false,
         }
     }

@@ -8,7 +8,8 @@
 //! | the init container [`SIDECAR`], `restartPolicy: Always`, **last** of the init containers | what the app's own and other injectors' init containers set up (a mesh, certificates) is there when it starts, and native sidecars stop in reverse order: it ends before the mesh that its connections pass through |
 //! | its startup probe on `/healthz` | the app starts after it, so the probe must not ask for the app; it passes when the `prestop` binary is in place |
 //! | its readiness probe on `/readyz` | a draining pod leaves the Service |
-//! | the volumes `wspool-bin`, `wspool-state`, `wspool-placement` | the first two in memory: a disk-backed `emptyDir` keeps the cluster autoscaler from removing a node |
+//! | the volumes `wspool-bin`, `wspool-state` | in memory: a disk-backed `emptyDir` keeps the cluster autoscaler from removing a node |
+//! | the volumes `wspool-placement`, `wspool-keys` | the ConfigMap `<pool>-placement` (`placement.json.gz`) and the Secret `<pool>-keys` (`control.pem`, `peers`), if they are there |
 //! | `preStop` on the app's container, and the binary at [`BIN`] in it | it holds the app until its sidecar has moved everything, then does what the hook before it did |
 //! | `terminationGracePeriodSeconds`: the drain timeout on top of what was there | the app keeps all the time that it had |
 //!
@@ -44,6 +45,8 @@ mod hook;
 pub mod manifest;
 mod resources;
 mod sidecar;
+mod splice;
+mod yaml;
 
 use std::time::Duration;
 

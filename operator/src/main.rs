@@ -8,7 +8,7 @@ use operator::cli::{Cli, Command};
 use operator::failure::Failure;
 use operator::ownership::{self, Ownership};
 use operator::standalone::Standalone;
-use operator::{pool, process};
+use operator::{inject, pool, process};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,6 +38,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let then = now.then(&args.files.pool, &args.to)?;
             Ok(ownership::compare(&now, &then, input(), output())?)
         }
+        Command::Inject(args) => Ok(inject::command::run(&args, input(), output(), io::stderr().lock())?),
         Command::Crd => Ok(output().write_all(pool::crd().as_bytes())?),
     }
 }

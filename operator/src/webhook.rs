@@ -55,10 +55,7 @@ enum Denial {
 
 /// The webhook's routes.
 pub fn routes(webhook: Webhook) -> Router {
-    Router::new()
-        .route(PATH, post(mutate))
-        .layer(DefaultBodyLimit::max(LARGEST_REVIEW))
-        .with_state(Arc::new(webhook))
+    Router::new().route(PATH, post(mutate)).layer(DefaultBodyLimit::max(LARGEST_REVIEW)).with_state(Arc::new(webhook))
 }
 
 /// Serves over TLS until told to stop; then lets questions under way end.
@@ -100,7 +97,8 @@ impl Webhook {
         let response = match request {
             Ok(request) => self.respond(&request),
             Err(error) => {
-                let mut response = AdmissionResponse::invalid(format!("wspool cannot read the AdmissionReview: {error}"));
+                let mut response =
+                    AdmissionResponse::invalid(format!("wspool cannot read the AdmissionReview: {error}"));
                 // The API server takes no other answer as one to its question.
                 response.uid = uid;
                 response

@@ -11,8 +11,8 @@ use super::{POOL_LABEL, Sidecar};
 #[derive(Clone, Debug, clap::Args)]
 pub struct InjectArgs {
     /// A manifest: YAML or JSON, with any number of documents; - is the standard input. Can be repeated.
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub filenames: Vec<PathBuf>,
+    #[arg(short = 'f', long, env = "WSPOOL_FILENAME", value_name = "FILE", required = true)]
+    pub filename: Vec<PathBuf>,
     /// What the pods get.
     #[command(flatten)]
     pub sidecar: Sidecar,
@@ -47,7 +47,7 @@ pub fn run(
     let mut manifests = Vec::new();
     let mut pools = Pools::default();
     let mut faults = Vec::new();
-    for path in &args.filenames {
+    for path in &args.filename {
         let text = if path.as_os_str() == "-" { io::read_to_string(&mut input) } else { std::fs::read_to_string(path) };
         let text = text.map_err(|error| InjectError::Read { path: path.clone(), error })?;
         let manifest = Manifest::read(&path.display().to_string(), &text);
@@ -80,5 +80,5 @@ pub fn run(
         writeln!(log, "nothing to inject: no pod template has the label {POOL_LABEL}")?;
     }
     out.write_all(text.as_bytes())?;
-    Ok(())
+    Ok(out.flush()?)
 }

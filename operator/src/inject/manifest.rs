@@ -1,14 +1,14 @@
 //! Manifests: streams of YAML documents, some of which have pods to inject.
 //!
-//! A document without such a pod is passed on byte for byte. One with such a pod keeps its fields and their order, also
-//! unknown ones; its comments are lost.
+//! A document without such a pod is passed on byte for byte. One with such a pod is passed on with the additions in it.
 
 use json_patch::AddOperation;
-use json_patch::jsonptr::Pointer;
+use json_patch::jsonptr::PointerBuf;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde_yaml::Value;
+use serde_json::Value;
 
-use super::{Injection, POOL_LABEL, PoolFacts, Sidecar, Verdict, inject};
+use super::yaml::Node;
+use super::{Injection, POOL_LABEL, PoolFacts, Sidecar, Verdict, inject, splice};
 use crate::pool::WebSocketPool;
 
 /// A stream of documents that has been read.
@@ -54,10 +54,13 @@ impl Manifest {
         let mut documents = Vec::new();
         for (index, (marker, body)) in split(text).into_iter().enumerate() {
             let place = format!("{source}, document {}", index + 1);
-            match serde_yaml::from_str(body) {
-                Ok(value) => {
-                    documents.push(Document { place, marker: marker.to_owned(), body: body.to_owned(), value });
-                }
+            match Node::parse(body) {
+                Ok(root) => documents.push(Document {
+                    place,
+                    marker: marker.to_owned(),
+                    body: body.to_owned(),
+                    value: root.map_or(Value::Null, |root| root.value()),
+                }),
                 Err(error) => return Err(Fault { place, what: error.to_string() }),
             }
         }
@@ -75,18 +78,32 @@ impl Manifest {
 
     /// Injects every pod that asks for it, says into which, and collects all faults.
     pub fn inject(&mut self, pools: &Pools, sidecar: &Sidecar, injected: &mut Vec<Injected>, faults: &mut Vec<Fault>) {
-        for document in &mut self.documents {
-            let before = injected.len();
-            if let Err(what) = inject_document(&mut document.value, pools, sidecar, injected) {
-                faults.push(Fault { place: document.place.clone(), what });
+        for Document { place, body, value, .. } in &mut self.documents {
+            let mut edits = Vec::new();
+            for (at, object) in objects(value) {
+                let name = object.get("metadata").and_then(|m| text(m, "name").or(text(m, "generateName")));
+                let name = format!("{} {}", text(object, "kind").unwrap_or_default(), name.unwrap_or("without a name"));
+                let injection = match inject_object(object, pools, sidecar) {
+                    Ok(Verdict::NotAsked) => continue,
+                    Ok(Verdict::AlreadyInjected) => None,
+                    Ok(Verdict::Inject(injection)) => Some(injection),
+                    Err(error) => {
+                        faults.push(Fault { place: place.clone(), what: format!("{name}: {error}") });
+                        continue;
+                    }
+                };
+                for AddOperation { path, value } in injection.iter().flat_map(|injection| &injection.edits) {
+                    let path = format!("{at}{}{path}", template_path(object));
+                    edits.extend(PointerBuf::parse(path).map(|path| AddOperation { path, value: value.clone() }));
+                }
+                injected.push(Injected { object: name, injection });
+            }
+            if edits.is_empty() {
                 continue;
             }
-            if injected[before..].iter().all(|injected| injected.injection.is_none()) {
-                continue;
-            }
-            match serde_yaml::to_string(&document.value) {
-                Ok(body) => document.body = body,
-                Err(error) => faults.push(Fault { place: document.place.clone(), what: error.to_string() }),
+            match splice::apply(body, value, &edits) {
+                Some(text) => *body = text,
+                None => faults.push(Fault { place: place.clone(), what: "it has no place for the sidecar".to_owned() }),
             }
         }
     }
@@ -146,82 +163,33 @@ fn is_pool(value: &Value) -> bool {
         && text(value, "apiVersion").is_some_and(|version| version.starts_with("wspool.dev/"))
 }
 
-fn inject_document(
-    value: &mut Value,
-    pools: &Pools,
-    sidecar: &Sidecar,
-    injected: &mut Vec<Injected>,
-) -> Result<(), String> {
-    if let Some(items) = value.get_mut("items").and_then(Value::as_sequence_mut) {
-        return items.iter_mut().try_for_each(|item| inject_document(item, pools, sidecar, injected));
-    }
-    if !template(value).is_some_and(asks) {
-        return Ok(());
-    }
-    // Merge keys are resolved in what is written, as they are in what is read.
-    value.apply_merge().map_err(|error| error.to_string())?;
-    let name = value.get("metadata").and_then(|metadata| text(metadata, "name").or(text(metadata, "generateName")));
-    let object = format!("{} {}", text(value, "kind").unwrap_or_default(), name.unwrap_or("without a name"));
-    let namespace = value.get("metadata").and_then(|metadata| text(metadata, "namespace")).map(str::to_owned);
-    let Some(template) = template_mut(value) else { return Ok(()) };
+/// Every object in a document, itself or in a list, with its path.
+fn objects(value: &Value) -> Vec<(PointerBuf, &Value)> {
+    let Some(items) = value.get("items").and_then(Value::as_array) else { return vec![(PointerBuf::new(), value)] };
+    let numbered = items.iter().enumerate();
+    numbered.map(|(index, item)| (PointerBuf::from_tokens(["items".to_owned(), index.to_string()]), item)).collect()
+}
 
-    let fault = |what: &dyn std::fmt::Display| format!("{object}: {what}");
-    let pod: PodTemplateSpec = serde_yaml::from_value(template.clone()).map_err(|error| fault(&error))?;
+/// Decides on one object.
+fn inject_object(object: &Value, pools: &Pools, sidecar: &Sidecar) -> Result<Verdict, Box<dyn std::error::Error>> {
+    let Some(pod) = object.pointer(template_path(object)).filter(|pod| asks(pod)) else { return Ok(Verdict::NotAsked) };
+    let pod: PodTemplateSpec = serde_json::from_value(pod.clone())?;
+    let namespace = object.get("metadata").and_then(|metadata| text(metadata, "namespace"));
     let (metadata, spec) = (pod.metadata.unwrap_or_default(), pod.spec.unwrap_or_default());
-    let verdict = inject(&metadata, &spec, sidecar, |name| pools.facts(namespace.as_deref(), name));
-    let injection = match verdict.map_err(|refusal| fault(&refusal))? {
-        Verdict::NotAsked => return Ok(()),
-        Verdict::AlreadyInjected => None,
-        Verdict::Inject(injection) => Some(injection),
-    };
-    for AddOperation { path, value } in injection.iter().flat_map(|injection| &injection.edits) {
-        let value = serde_yaml::to_value(value).map_err(|error| fault(&error))?;
-        add(template, path, value).ok_or_else(|| fault(&format!("there is no {path} to add to")))?;
-    }
-    injected.push(Injected { object, injection });
-    Ok(())
+    Ok(inject(&metadata, &spec, sidecar, |name| pools.facts(namespace, name))?)
 }
 
-/// The pod, or the pod template, of an object: what has `metadata` and the pod's `spec`.
-fn template(object: &Value) -> Option<&Value> {
-    if text(object, "kind") == Some("Pod") {
-        return Some(object);
+/// Where an object has its pod, or its pod template: what has `metadata` and the pod's `spec`.
+fn template_path(object: &Value) -> &'static str {
+    match text(object, "kind") {
+        Some("Pod") => "",
+        Some("CronJob") => "/spec/jobTemplate/spec/template",
+        _ => "/spec/template",
     }
-    let spec = object.get("spec")?;
-    let template = spec.get("template").or_else(|| spec.get("jobTemplate")?.get("spec")?.get("template"))?;
-    template.get("spec").and(Some(template))
-}
-
-fn template_mut(object: &mut Value) -> Option<&mut Value> {
-    if text(object, "kind") == Some("Pod") {
-        return Some(object);
-    }
-    let spec = object.get_mut("spec")?;
-    if spec.get("template").is_some() {
-        return spec.get_mut("template");
-    }
-    spec.get_mut("jobTemplate")?.get_mut("spec")?.get_mut("template")
 }
 
 fn asks(template: &Value) -> bool {
     template.get("metadata").and_then(|m| m.get("labels")).is_some_and(|labels| labels.get(POOL_LABEL).is_some())
-}
-
-/// Adds as RFC 6902 does: a list grows at `-`, a map takes or replaces the field. `None` if there is no such place.
-fn add(root: &mut Value, path: &Pointer, value: Value) -> Option<()> {
-    let (parent, last) = path.split_back()?;
-    let parent = parent.tokens().try_fold(root, |at, token| match at {
-        Value::Sequence(items) => items.get_mut(token.decoded().parse::<usize>().ok()?),
-        at => at.get_mut(token.decoded().as_ref()),
-    })?;
-    match parent {
-        Value::Sequence(items) if last.encoded() == "-" => items.push(value),
-        Value::Mapping(fields) => {
-            fields.insert(Value::String(last.decoded().into_owned()), value);
-        }
-        _ => return None,
-    }
-    Some(())
 }
 
 impl Pools {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    HTTPGetAction, ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
-    VolumeMount,
+    HTTPGetAction, ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+    SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -29,10 +29,14 @@ pub mod port {
 pub(super) const BIN_VOLUME: &str = "wspool-bin";
 const STATE_VOLUME: &str = "wspool-state";
 const PLACEMENT_VOLUME: &str = "wspool-placement";
+const KEYS_VOLUME: &str = "wspool-keys";
 /// What a pool's ConfigMap is called: the pool's name, and this.
 const PLACEMENT_SUFFIX: &str = "-placement";
 const STATE: &str = "/var/lib/wspool";
 const PLACEMENT: &str = "/etc/wspool/placement";
+/// What a pool's Secret is called: the pool's name, and this.
+const KEYS_SUFFIX: &str = "-keys";
+const KEYS: &str = "/etc/wspool/keys";
 /// The user of the image, for pods that would override it with root.
 const USER: i64 = 65_532;
 
@@ -41,6 +45,7 @@ const USER: i64 = 65_532;
 pub struct Sidecar {
     /// The sidecar's image.
     #[arg(
+        id = "sidecar_image",
         long = "sidecar-image",
         env = "WSPOOL_SIDECAR_IMAGE",
         value_name = "IMAGE",
@@ -49,6 +54,7 @@ pub struct Sidecar {
     pub image: String,
     /// The CPU that a sidecar requests. The annotation wspool.dev/sidecar-cpu of a pod says otherwise.
     #[arg(
+        id = "sidecar_cpu",
         long = "sidecar-cpu",
         env = "WSPOOL_SIDECAR_CPU",
         value_name = "QUANTITY",
@@ -58,6 +64,7 @@ pub struct Sidecar {
     pub cpu: String,
     /// The memory that a sidecar requests. The annotation wspool.dev/sidecar-memory of a pod says otherwise.
     #[arg(
+        id = "sidecar_memory",
         long = "sidecar-memory",
         env = "WSPOOL_SIDECAR_MEMORY",
         value_name = "QUANTITY",
@@ -85,6 +92,8 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, app: u16, resources: 
             variable("WSPOOL_ADVERTISE", format!("$(POD_IP):{}", port::CLIENTS)),
             variable("WSPOOL_UPSTREAM", format!("$(POD_IP):{app}")),
             variable("WSPOOL_CONTROL", format!("0.0.0.0:{}", port::CONTROL)),
+            variable("WSPOOL_CONTROL_KEYS", format!("{KEYS}/control.pem")),
+            variable("WSPOOL_PEER_KEYS", format!("{KEYS}/peers")),
             variable("WSPOOL_METRICS", format!("0.0.0.0:{}", port::METRICS)),
             variable("WSPOOL_PLACEMENT", format!("{PLACEMENT}/placement.json.gz")),
             variable("WSPOOL_STATE_DIR", STATE),
@@ -105,12 +114,13 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, app: u16, resources: 
             mount(BIN_VOLUME, BIN),
             mount(STATE_VOLUME, STATE),
             VolumeMount { read_only: Some(true), ..mount(PLACEMENT_VOLUME, PLACEMENT) },
+            VolumeMount { read_only: Some(true), ..mount(KEYS_VOLUME, KEYS) },
         ]),
         ..Container::default()
     }
 }
 
-pub(super) fn volumes(pool: &str) -> [Volume; 3] {
+pub(super) fn volumes(pool: &str) -> [Volume; 4] {
     let in_memory = |name: &str, limit: &str| Volume {
         name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
@@ -119,17 +129,23 @@ pub(super) fn volumes(pool: &str) -> [Volume; 3] {
         }),
         ..Volume::default()
     };
+    // Optional: the pod may be older than its pool, and the sidecar works without.
     let placement = ConfigMapVolumeSource {
         name: format!("{pool}{PLACEMENT_SUFFIX}"),
-        // The pod may be older than the pool, and the sidecar works without.
         optional: Some(true),
         ..ConfigMapVolumeSource::default()
+    };
+    let keys = SecretVolumeSource {
+        secret_name: Some(format!("{pool}{KEYS_SUFFIX}")),
+        optional: Some(true),
+        ..SecretVolumeSource::default()
     };
     [
         in_memory(BIN_VOLUME, "32Mi"),
         // A placement, and room for the next one beside it: a ConfigMap holds 1 MiB, compressed.
         in_memory(STATE_VOLUME, "32Mi"),
         Volume { name: PLACEMENT_VOLUME.to_owned(), config_map: Some(placement), ..Volume::default() },
+        Volume { name: KEYS_VOLUME.to_owned(), secret: Some(keys), ..Volume::default() },
     ]
 }
 
