@@ -1,302 +1,22 @@
-//! The data path on real sockets: what passes, and how one connection is evicted. WebSocket ends are tungstenite's,
-//! except where a test needs an end that does not behave.
+//! How one connection is evicted.
 
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use ring::settings::Notice;
-use sidecar::relay::{Early, Ended, Hooks, Link, Manner, Relay, relay};
+use sidecar::relay::{Early, Ended, Manner};
 use sidecar::{eviction, frame};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-/// Longer than anything here may take.
-const GUARD: Duration = Duration::from_secs(20);
-
-/// Stands for the registry.
-#[derive(Debug, Default)]
-struct Owner {
-    notice: Mutex<Option<Arc<Notice>>>,
-    asked: AtomicU32,
-    app_closed: AtomicU32,
-}
-
-#[derive(Debug)]
-struct Shared(Arc<Owner>);
-
-impl Hooks for Shared {
-    fn confirm(&self) -> Option<Arc<Notice>> {
-        self.0.asked.fetch_add(1, Ordering::Relaxed);
-        self.0.notice.lock().expect("no test panics with it").clone()
-    }
-
-    fn app_closed(&self) {
-        self.0.app_closed.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Owner {
-    fn set(&self, notice: Option<Notice>) {
-        *self.notice.lock().expect("no test panics with it") = notice.map(Arc::new);
-    }
-
-    fn asked(&self) -> u32 {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    fn app_closed(&self) -> u32 {
-        self.app_closed.load(Ordering::Relaxed)
-    }
-}
-
-/// A connection through a relay: the client's end and the app's are the test's.
-struct Rig {
-    client: TcpStream,
-    app: TcpStream,
-    link: Arc<Link>,
-    owner: Arc<Owner>,
-    relay: JoinHandle<Ended>,
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("its address");
-    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (near, far) = (near.expect("a connection"), far.expect("a connection").0);
-    for stream in [&near, &far] {
-        stream.set_nodelay(true).expect("a live socket");
-    }
-    (near, far)
-}
-
-async fn rig_with(notice: Notice, early: Early) -> Rig {
-    let ((client, near_client), (app, near_app)) = (pair().await, pair().await);
-    let (link, owner) = (Arc::new(Link::new()), Arc::new(Owner::default()));
-    owner.set(Some(notice));
-    let relay = tokio::spawn(relay(near_client, near_app, early, Arc::clone(&link), Shared(Arc::clone(&owner))));
-    Rig { client, app, link, owner, relay }
-}
-
-async fn rig() -> Rig {
-    rig_with(Notice::default(), Early::default()).await
-}
-
-type Socket = WebSocketStream<TcpStream>;
-
-async fn client_end(stream: TcpStream) -> Socket {
-    WebSocketStream::from_raw_socket(stream, Role::Client, Some(roomy())).await
-}
-
-async fn app_end(stream: TcpStream) -> Socket {
-    WebSocketStream::from_raw_socket(stream, Role::Server, Some(roomy())).await
-}
-
-fn roomy() -> WebSocketConfig {
-    WebSocketConfig::default().max_message_size(None).max_frame_size(None)
-}
-
-async fn in_time<T>(step: impl Future<Output = T>) -> T {
-    tokio::time::timeout(GUARD, step).await.expect("this should have happened long ago")
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(GUARD, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
-}
-
-async fn next(socket: &mut Socket) -> Message {
-    in_time(socket.next()).await.expect("a message before the end").expect("a good message")
-}
-
-async fn send(socket: &mut Socket, message: Message) {
-    in_time(socket.send(message)).await.expect("an open connection");
-}
-
-async fn read_exactly(stream: &mut TcpStream, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    in_time(stream.read_exact(&mut bytes)).await.expect("so many bytes");
-    bytes
-}
-
-/// Reads to the end; an error counts as one when it is a reset.
-async fn read_to_end(stream: &mut TcpStream) -> (Vec<u8>, bool) {
-    let mut bytes = Vec::new();
-    match in_time(stream.read_to_end(&mut bytes)).await {
-        Ok(_) => (bytes, false),
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => (bytes, true),
-        Err(error) => panic!("neither an end nor a reset: {error}"),
-    }
-}
-
-fn close_frame(code: u16, reason: &'static str) -> Message {
-    Message::Close(Some(CloseFrame { code: CloseCode::from(code), reason: reason.into() }))
-}
-
-fn clean(discarded: u64) -> Ended {
-    Ended::Evicted { manner: Manner::Clean, discarded }
-}
-
-const RESET: Ended = Ended::Evicted { manner: Manner::Reset, discarded: 0 };
-
-impl Rig {
-    async fn ended(relay: JoinHandle<Ended>) -> Ended {
-        in_time(relay).await.expect("a relay that ends")
-    }
-}
-
-#[test]
-fn a_relay_is_small() {
-    assert!(size_of::<Relay<Shared>>() <= 192, "{} bytes", size_of::<Relay<Shared>>());
-}
-
-#[tokio::test]
-async fn messages_of_every_size_pass_whole_both_ways() {
-    let Rig { client, app, relay, .. } = rig().await;
-    let (mut client, mut app) = (client_end(client).await, app_end(app).await);
-    for size in [0, 1, 125, 126, 65_535, 65_536, 16 << 20] {
-        let payload: Bytes = (0..size).map(|index: u32| index.to_le_bytes()[0]).collect();
-        let message = Message::Binary(payload);
-        let echo = async {
-            let message = next(&mut app).await;
-            send(&mut app, message).await;
-        };
-        let ask = async {
-            send(&mut client, message.clone()).await;
-            next(&mut client).await
-        };
-        let ((), answer) = tokio::join!(echo, ask);
-        assert!(answer == message, "{size} bytes came back otherwise");
-    }
-    drop((client, app));
-    Rig::ended(relay).await;
-}
-
-#[tokio::test]
-async fn what_was_read_with_the_heads_goes_first() {
-    let early = Early { to_app: frame::text("from the client"), to_client: frame::text("from the app") };
-    let Rig { mut client, mut app, .. } = rig_with(Notice::default(), early).await;
-    client.write_all(b"then this").await.expect("an open connection");
-    app.write_all(b"then that").await.expect("an open connection");
-    let at_app = [frame::text("from the client"), b"then this".to_vec()].concat();
-    let at_client = [frame::text("from the app"), b"then that".to_vec()].concat();
-    assert_eq!(read_exactly(&mut app, at_app.len()).await, at_app);
-    assert_eq!(read_exactly(&mut client, at_client.len()).await, at_client);
-}
-
-#[tokio::test]
-async fn compressed_and_fragmented_frames_pass_untouched() {
-    let Rig { mut client, mut app, .. } = rig().await;
-    // RSV1 as permessage-deflate sets it, fragments with a ping between them, an empty last one.
-    let frames = [&[0x41, 3, 0xaa, 0x56, 0][..], &[0x89, 2, b'h', b'i'], &[0x00, 1, 7], &[0x80, 0]].concat();
-    app.write_all(&frames).await.expect("an open connection");
-    assert_eq!(read_exactly(&mut client, frames.len()).await, frames);
-}
-
-#[tokio::test]
-async fn a_clients_close_passes_with_its_code_and_reason() {
-    let Rig { client, app, owner, relay, .. } = rig().await;
-    let (mut client, mut app) = (client_end(client).await, app_end(app).await);
-    send(&mut client, close_frame(4001, "bye")).await;
-    assert_eq!(next(&mut app).await, close_frame(4001, "bye"));
-    assert!(in_time(app.next()).await.is_none_or(|end| end.is_err()), "the app's Close is out");
-    drop(app);
-    assert_eq!(next(&mut client).await, close_frame(4001, "bye"));
-    drop(client);
-    assert_eq!(Rig::ended(relay).await, Ended::Client);
-    assert_eq!((owner.asked(), owner.app_closed()), (0, 0));
-}
-
-#[tokio::test]
-async fn an_apps_close_passes_with_its_code_and_reason() {
-    let Rig { client, app, relay, .. } = rig().await;
-    let (mut client, mut app) = (client_end(client).await, app_end(app).await);
-    send(&mut app, close_frame(4401, "who are you?")).await;
-    assert_eq!(next(&mut client).await, close_frame(4401, "who are you?"));
-    // Reading on sends the client's reply; the end comes when the app has closed.
-    let closing = async {
-        assert_eq!(next(&mut app).await, close_frame(4401, "who are you?"));
-        drop(app);
-    };
-    in_time(async { tokio::join!(client.next(), closing) }).await;
-    drop(client);
-    assert_eq!(Rig::ended(relay).await, Ended::App);
-}
-
-#[tokio::test]
-async fn a_half_close_is_passed_on_and_the_other_way_goes_on() {
-    let Rig { mut client, mut app, link, relay, .. } = rig().await;
-    client.write_all(b"last words").await.expect("an open connection");
-    client.shutdown().await.expect("an open connection");
-    assert_eq!(read_to_end(&mut app).await, (b"last words".to_vec(), false));
-    until("the link says half closed", || link.half_closed()).await;
-    app.write_all(b"an answer").await.expect("an open way to the client");
-    drop(app);
-    assert_eq!(read_to_end(&mut client).await, (b"an answer".to_vec(), false));
-    assert_eq!(Rig::ended(relay).await, Ended::Client);
-}
-
-#[tokio::test]
-async fn what_an_app_said_before_it_closed_reaches_a_client_that_is_still_sending() {
-    let Rig { mut client, mut app, .. } = rig().await;
-    app.write_all(&frame::close(4401, "no")).await.expect("an open connection");
-    drop(app);
-    // The app's kernel answers the first of this with a reset.
-    goes_on_sending(&client).await;
-    assert_eq!(read_to_end(&mut client).await, (frame::close(4401, "no"), false));
-}
-
-/// A client that does not notice that nobody listens any more is not reset for it.
-async fn goes_on_sending(client: &TcpStream) {
-    let blocks = AtomicUsize::new(0);
-    until("the client could send on", || {
-        client.try_write(&[0; 4096]).expect("a connection that still takes it");
-        blocks.fetch_add(1, Ordering::Relaxed) > 20
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_app_that_breaks_is_no_reset_for_a_client_that_is_still_sending() {
-    let Rig { mut client, app, relay, .. } = rig().await;
-    socket2::SockRef::from(&app).set_linger(Some(Duration::ZERO)).expect("a live socket");
-    drop(app);
-    assert_eq!(read_to_end(&mut client).await, (Vec::new(), false));
-    goes_on_sending(&client).await;
-    drop(client);
-    assert_eq!(Rig::ended(relay).await, Ended::App);
-}
-
-#[tokio::test]
-async fn a_reset_breaks_both_sides_at_once() {
-    let Rig { mut client, mut app, link, owner, relay } = rig().await;
-    // From another thread, as the registry does.
-    std::thread::spawn(move || link.reset()).join().expect("no panic");
-    assert_eq!(Rig::ended(relay).await, Ended::Reset);
-    assert_eq!(read_to_end(&mut client).await, (Vec::new(), true));
-    read_to_end(&mut app).await;
-    assert_eq!((owner.asked(), owner.app_closed()), (0, 0));
-}
-
-#[tokio::test]
-async fn a_client_that_breaks_ends_the_connection() {
-    let Rig { client, mut app, relay, .. } = rig().await;
-    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("a live socket");
-    drop(client);
-    assert_eq!(Rig::ended(relay).await, Ended::Client);
-    read_to_end(&mut app).await;
-}
+use crate::rig::{
+    RESET, Rig, app_end, clean, client_end, close_frame, ended, in_time, next, read_exactly, read_to_end, rig,
+    rig_with, send, until,
+};
 
 #[tokio::test]
 async fn an_evicted_client_sees_the_notice_and_the_app_its_own_close() {
@@ -318,7 +38,7 @@ async fn an_evicted_client_sees_the_notice_and_the_app_its_own_close() {
     in_time(async { tokio::join!(end, closing) }).await;
     until("the app has closed", || owner.app_closed() == 1).await;
     drop((client, app));
-    assert_eq!(Rig::ended(relay).await, clean(0));
+    assert_eq!(ended(relay).await, clean(0));
     assert_eq!((owner.asked(), owner.app_closed()), (1, 1));
 }
 
@@ -337,7 +57,7 @@ async fn a_notice_with_a_message_sends_it_before_the_close() {
     };
     in_time(async { tokio::join!(client.next(), closing) }).await;
     drop((client, app));
-    assert_eq!(Rig::ended(relay).await, clean(0));
+    assert_eq!(ended(relay).await, clean(0));
 }
 
 #[tokio::test]
@@ -357,7 +77,7 @@ async fn an_eviction_that_is_called_off_leaves_no_trace_and_another_may_follow()
     assert_eq!(next(&mut client).await, close_frame(1012, "moved"));
     in_time(async { tokio::join!(client.next(), async { (app.next().await, app.next().await) }) }).await;
     drop((client, app));
-    assert_eq!(Rig::ended(relay).await, clean(0));
+    assert_eq!(ended(relay).await, clean(0));
     assert_eq!((owner.asked(), owner.app_closed()), (2, 1));
 }
 
@@ -419,7 +139,7 @@ async fn a_busy_app_is_cut_between_messages_and_what_it_wrote_later_is_counted()
     assert_eq!(read_to_end(&mut client).await, (Vec::new(), false));
     drop(client);
     let written = in_time(writing).await.expect("no panic");
-    let Ended::Evicted { manner: Manner::Clean, discarded } = Rig::ended(relay).await else { panic!("not clean") };
+    let Ended::Evicted { manner: Manner::Clean, discarded } = ended(relay).await else { panic!("not clean") };
     assert_eq!(received as u64 + discarded, written as u64);
     assert!(discarded > 0, "an app that never stops writes behind the cut");
 }
@@ -450,7 +170,7 @@ async fn a_busy_app_whose_eviction_is_called_off_at_the_cut_loses_nothing() {
     assert_eq!(received.len(), written);
     assert!(received.chunks(message.len()).all(|chunk| message.starts_with(chunk)), "bytes were lost or moved");
     drop(client);
-    assert_eq!(Rig::ended(relay).await, Ended::App);
+    assert_eq!(ended(relay).await, Ended::App);
     assert_eq!((owner.asked(), owner.app_closed()), (1, 0));
 }
 
@@ -474,7 +194,7 @@ async fn a_client_in_the_middle_of_a_message_may_finish_it() {
     assert!(in_time(app.next()).await.is_none(), "nothing behind it");
     assert_eq!(read_to_end(&mut client).await, (Vec::new(), false));
     drop((client, app));
-    assert_eq!(Rig::ended(relay).await, clean(0));
+    assert_eq!(ended(relay).await, clean(0));
 }
 
 #[tokio::test]
@@ -494,7 +214,7 @@ async fn between_fragments_the_close_comes_without_the_message() {
     };
     in_time(async { tokio::join!(client.next(), closing) }).await;
     drop((client, app));
-    assert_eq!(Rig::ended(relay).await, clean(0));
+    assert_eq!(ended(relay).await, clean(0));
 }
 
 #[tokio::test]
@@ -505,7 +225,7 @@ async fn in_the_middle_of_a_frame_the_deadline_resets() {
     link.evict();
     assert_eq!(read_to_end(&mut client).await, (Vec::new(), true));
     read_to_end(&mut app).await;
-    assert_eq!(Rig::ended(relay).await, RESET);
+    assert_eq!(ended(relay).await, RESET);
     assert_eq!((owner.asked(), owner.app_closed()), (1, 1));
 }
 
@@ -517,7 +237,7 @@ async fn malformed_frames_are_passed_on_and_evicted_by_a_reset() {
     assert_eq!(read_exactly(&mut client, malformed.len()).await, malformed);
     link.evict();
     assert_eq!(read_to_end(&mut client).await, (Vec::new(), true));
-    assert_eq!(Rig::ended(relay).await, RESET);
+    assert_eq!(ended(relay).await, RESET);
     assert_eq!((owner.asked(), owner.app_closed()), (1, 1));
 }
 
@@ -538,7 +258,7 @@ async fn a_client_that_has_stopped_reading_holds_a_bounded_backlog_and_is_reset(
     assert!(written.into_inner() < 64 << 20);
     link.evict();
     until("the app is closed", || owner.app_closed() == 1).await;
-    assert!(matches!(Rig::ended(relay).await, Ended::Evicted { manner: Manner::Reset, .. }));
+    assert!(matches!(ended(relay).await, Ended::Evicted { manner: Manner::Reset, .. }));
     assert_eq!(owner.asked(), 1);
     drop(client);
 }
@@ -554,7 +274,7 @@ async fn a_client_that_does_not_reply_keeps_the_app_waiting_for_two_seconds_only
     assert_eq!(next(&mut app).await, close_frame(1001, ""));
     assert!(in_time(app.next()).await.is_none(), "nothing behind it");
     until("the app has closed", || owner.app_closed() == 1).await;
-    assert_eq!(Rig::ended(relay).await, Ended::Evicted { manner: Manner::Unanswered, discarded: 0 });
+    assert_eq!(ended(relay).await, Ended::Evicted { manner: Manner::Unanswered, discarded: 0 });
     drop(client);
 }
 
@@ -569,7 +289,7 @@ async fn an_app_that_does_not_answer_its_close_is_given_up_after_five_seconds() 
     drop(client);
     assert_eq!(read_exactly(&mut app, 8).await[..2], [0x88, 0x82]);
     assert_eq!(owner.app_closed(), 0);
-    assert_eq!(Rig::ended(relay).await, RESET);
+    assert_eq!(ended(relay).await, RESET);
     assert_eq!(owner.app_closed(), 1);
     drop(app);
 }
@@ -585,7 +305,7 @@ async fn a_client_that_goes_without_a_reply_still_gives_the_app_its_close() {
     assert_eq!(next(&mut app).await, close_frame(1001, ""));
     assert!(in_time(app.next()).await.is_none(), "nothing behind it");
     drop(app);
-    assert_eq!(Rig::ended(relay).await, Ended::Evicted { manner: Manner::Unanswered, discarded: 0 });
+    assert_eq!(ended(relay).await, Ended::Evicted { manner: Manner::Unanswered, discarded: 0 });
 }
 
 #[tokio::test]
@@ -600,7 +320,7 @@ async fn a_client_that_goes_in_the_middle_of_a_frame_gives_the_app_no_close_insi
     assert_eq!(read_to_end(&mut app).await, (half.to_vec(), false));
     until("the app is let go", || owner.app_closed() == 1).await;
     drop(app);
-    assert_eq!(Rig::ended(relay).await, Ended::Evicted { manner: Manner::Unanswered, discarded: 0 });
+    assert_eq!(ended(relay).await, Ended::Evicted { manner: Manner::Unanswered, discarded: 0 });
 }
 
 #[tokio::test]
@@ -614,7 +334,7 @@ async fn a_connection_that_is_closing_by_itself_is_not_told() {
     until("the app has taken its time", || link.quiet() > 2 * eviction::QUIET).await;
     in_time(async { tokio::join!(app.next(), client.next()) }).await;
     drop((client, app));
-    assert_eq!(Rig::ended(relay).await, Ended::Client);
+    assert_eq!(ended(relay).await, Ended::Client);
     assert_eq!((owner.asked(), owner.app_closed()), (0, 0));
 }
 
@@ -628,6 +348,6 @@ async fn an_app_that_closes_by_itself_where_it_would_be_cut_keeps_its_own_code()
     app.write_all(&stream[6..]).await.expect("an open connection");
     assert_eq!(read_exactly(&mut client, stream.len()).await, stream);
     drop((client, app));
-    assert_eq!(Rig::ended(relay).await, Ended::App);
+    assert_eq!(ended(relay).await, Ended::App);
     assert_eq!((owner.asked(), owner.app_closed()), (0, 0));
 }
