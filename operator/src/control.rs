@@ -1,11 +1,11 @@
 //! The client of sidecars' control ports.
 //!
 //! Each request has a timeout and is sent once: a placement or a grant that did not arrive is overtaken by the next one,
-//! and a grant that is sent twice must not be this client's doing.
+//! and a grant that is sent twice must not be this client's doing. Where sidecars check who asks, each request is signed.
 
 use std::error::Error as _;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -14,6 +14,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ring::wire::{Grant, Placed, Problem, Report};
+
+use crate::token::{Covered, Signer};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -26,6 +28,15 @@ const ANSWER: usize = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Control {
     client: Client<HttpConnector, Full<Bytes>>,
+    signer: Option<Signer>,
+}
+
+/// Whom a request is for, and in whose name.
+#[derive(Clone, Copy, Debug)]
+struct Addressee<'a> {
+    address: &'a str,
+    uid: &'a str,
+    term: u64,
 }
 
 /// Why a sidecar gave no report.
@@ -61,6 +72,14 @@ pub enum ControlError {
         /// What it says.
         detail: String,
     },
+    /// The request cannot be signed.
+    #[error("no token for {address}: {why}")]
+    Unsigned {
+        /// The control port.
+        address: String,
+        /// Why.
+        why: String,
+    },
     /// It answered with something else than a report.
     #[error("{address} is not a sidecar's control port: {why}")]
     Malformed {
@@ -80,33 +99,54 @@ impl Default for Control {
             .pool_max_idle_per_host(1)
             .retry_canceled_requests(false)
             .build(connector);
-        Self { client }
+        Self { client, signer: None }
     }
 }
 
 impl Control {
+    /// A client that signs its requests.
+    pub fn signed(signer: Signer) -> Self {
+        Self { signer: Some(signer), ..Self::default() }
+    }
+
     /// Gives a sidecar its placement.
     pub async fn place(&self, address: &str, placed: &Placed) -> Result<Report, ControlError> {
-        self.request(address, Method::PUT, "/v1/placement", body(placed)).await
+        let to = Addressee { address, uid: &placed.target, term: placed.placement.version.term };
+        self.request(to, Method::PUT, "/v1/placement", body(placed)).await
     }
 
     /// Permits a sidecar to evict.
     pub async fn grant(&self, address: &str, grant: &Grant) -> Result<Report, ControlError> {
-        self.request(address, Method::PUT, "/v1/evictions", body(grant)).await
+        let to = Addressee { address, uid: &grant.target, term: grant.version.term };
+        self.request(to, Method::PUT, "/v1/evictions", body(grant)).await
     }
 
     /// Asks a sidecar how it is. The UID is its pod's; `None` where nobody but itself knows it.
     pub async fn status(&self, address: &str, uid: Option<&str>) -> Result<Report, ControlError> {
-        let _ = uid;
-        self.request(address, Method::GET, "/v1/status", Bytes::new()).await
+        // Whoever has yet to learn which terms there were asks in the name of none.
+        let to = Addressee { address, uid: uid.unwrap_or_default(), term: 0 };
+        self.request(to, Method::GET, "/v1/status", Bytes::new()).await
     }
 
-    async fn request(&self, at: &str, method: Method, path: &str, body: Bytes) -> Result<Report, ControlError> {
-        let address = || at.to_owned();
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("http://{at}{path}"))
-            .header(header::CONTENT_TYPE, "application/json")
+    async fn request(
+        &self,
+        to: Addressee<'_>,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Report, ControlError> {
+        let address = || to.address.to_owned();
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri(format!("http://{}{path}", to.address))
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(signer) = &self.signer {
+            let covered = Covered { uid: to.uid, term: to.term, request: &format!("{method} {path}"), body: &body };
+            let token = signer.sign(covered, SystemTime::now());
+            let token = token.map_err(|error| ControlError::Unsigned { address: address(), why: error.to_string() })?;
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
             .body(Full::new(body))
             .map_err(|error| ControlError::Unreachable { address: address(), why: error.to_string() })?;
         let exchange = async {

@@ -20,6 +20,7 @@
 //! | [`rebalance`] | the machine that publishes placements and moves connections |
 //! | [`driver`] | drives a machine: members in, actions out, state written down |
 //! | [`control`] | the client of sidecars' control ports |
+//! | [`token`] | what proves to a sidecar who asks |
 //! | [`standalone`] | a pool from files, without Kubernetes |
 //! | [`admin`], [`metrics`] | what the operator shows of its pools |
 //! | [`ownership`] | the commands `owner` and `plan` |
@@ -40,4 +41,5 @@ pub mod pool;
 pub mod process;
 pub mod rebalance;
 pub mod standalone;
+pub mod token;
 pub mod webhook;

@@ -55,7 +55,7 @@ impl Health {
                 self.reached = false;
                 self.refused = None;
             }
-            ControlError::Denied { .. } | ControlError::Malformed { .. } => {}
+            ControlError::Denied { .. } | ControlError::Malformed { .. } | ControlError::Unsigned { .. } => {}
         }
     }
 

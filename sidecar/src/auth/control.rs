@@ -126,7 +126,9 @@ impl ControlAuth {
         if !self.used.first_use(claims.jti, claims.exp, now) {
             return Err(Denied::Replayed);
         }
-        if self.newest_term.fetch_max(claims.term, Ordering::AcqRel) > claims.term {
+        // A question changes nothing: a leader that has lost the placement learns by it which terms there were.
+        let asks = covered.request.starts_with("GET ");
+        if !asks && self.newest_term.fetch_max(claims.term, Ordering::AcqRel) > claims.term {
             return Err(Denied::OlderTerm);
         }
         Ok(())
@@ -241,6 +243,18 @@ mod tests {
         assert_eq!(auth.check(Some(&of_term(3)), COVERED, NOW), Ok(()));
         assert_eq!(auth.check(Some(&of_term(4)), COVERED, NOW), Ok(()));
         assert_eq!(auth.check(Some(&of_term(3)), COVERED, NOW), Err(Denied::OlderTerm));
+    }
+
+    #[test]
+    fn whoever_leads_may_ask_in_any_term_and_claims_none_by_it() {
+        let operator = Operator::new();
+        let auth = operator.auth();
+        let question = Covered { request: "GET /v1/status", ..COVERED };
+        let of_term = |term, req: &str| operator.sign(&ControlClaims { term, req: req.into(), ..claims() });
+        assert_eq!(auth.check(Some(&of_term(3, COVERED.request)), COVERED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&of_term(0, question.request)), question, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&of_term(9, question.request)), question, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&of_term(3, COVERED.request)), COVERED, NOW), Ok(()));
     }
 
     #[test]
