@@ -128,8 +128,9 @@ impl Sidecar {
 }
 
 impl Fleet {
-    /// Takes a report in. `baselines` are those of a move that an earlier operator began.
-    pub fn hear(&mut self, report: Report, baselines: &BTreeMap<String, Totals>, now: Instant) {
+    /// Takes a report in. `baselines` are those of a move that an earlier operator began. Answers whether the process has
+    /// taken the place of another one.
+    pub fn hear(&mut self, report: Report, baselines: &BTreeMap<String, Totals>, now: Instant) -> bool {
         let Some(known) = self.sidecars.get_mut(&report.uid) else {
             let own = Totals::of(&report);
             let baseline = match baselines.get(&report.uid) {
@@ -144,12 +145,13 @@ impl Fleet {
             let allowed = report.evicted;
             let sidecar = Sidecar { heard: now, allowed, baseline, earlier: Totals::default(), report };
             self.sidecars.insert(sidecar.report.uid.clone(), sidecar);
-            return;
+            return false;
         };
         if known.is_older(&report) {
-            return;
+            return false;
         }
-        if report.started > known.report.started {
+        let restarted = report.started > known.report.started;
+        if restarted {
             add(&mut self.breaks, &known.report.breaks);
             known.earlier = known.counted();
             known.baseline = Totals::zero(report.started);
@@ -157,6 +159,7 @@ impl Fleet {
         }
         known.report = report;
         known.heard = now;
+        restarted
     }
 
     /// One sidecar.

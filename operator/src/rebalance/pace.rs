@@ -10,8 +10,11 @@ use super::brake::{Brake, Suffering};
 use super::flight::{Base, Flight};
 use crate::pool::check::Pace as Limits;
 
-/// How long a grant lasts. It is renewed with every tick, so that a move stops this long after its operator.
+/// How long a grant lasts at most. It is renewed with every tick, so that a move stops this long after its operator.
 pub const GRANT_TTL: Duration = Duration::from_secs(1);
+/// How long a grant lasts at least: longer than a tick. A sidecar spends a grant evenly, so a small one is short, or its
+/// last connections would take longer than the rate asks for.
+const SHORTEST_TTL: Duration = Duration::from_millis(300);
 /// A second canary is at least this large: one client that is gone for good says nothing about the others.
 const SECOND_CANARY: u64 = 5;
 /// A stopped move sends one connection after this many return timeouts, then waits twice as long: those that were evicted
@@ -161,6 +164,8 @@ impl Source {
 pub struct Allowance {
     /// `Grant.allowTotal` of each source, in the order given; `None` lets its last grant run out.
     pub totals: Vec<Option<u64>>,
+    /// How long these grants last.
+    pub ttl: Duration,
     /// Evictions per second that this comes to, at most.
     pub rate: u64,
     /// Why it is not the full rate.
@@ -223,8 +228,10 @@ impl Pace {
             None if room_in_flight <= outstanding && pending > 0 => Some(Reason::MaxInFlight),
             trouble => trouble,
         };
+        let spend = Duration::from_millis(((outstanding + spent) * 1_000_000).div_ceil(rate.max(1)));
+        let ttl = if hurry > 0 { GRANT_TTL } else { spend.clamp(SHORTEST_TTL, GRANT_TTL) };
         let rate = if bound == 0 { hurry } else { rate.div_ceil(1_000).min(full).max(hurry) };
-        Allowance { totals, rate: if pending == 0 { 0 } else { rate }, reason }
+        Allowance { totals, ttl, rate: if pending == 0 { 0 } else { rate }, reason }
     }
 
     /// What is wrong, if anything.

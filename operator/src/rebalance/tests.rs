@@ -231,9 +231,9 @@ fn a_crash_is_placed_at_once_without_predecessors_and_its_clients_return_when_it
 }
 
 #[test]
-fn connections_that_fell_back_are_moved_home_although_the_placement_is_the_same() {
+fn connections_that_fell_back_are_moved_home_and_their_return_is_seen() {
     let mut sim = Sim::new(2, 200, 41);
-    let version = sim.machine.version();
+    let slots = sim.machine.saved.roster.clone();
     let (hung, other) = (sim.members[0].uid.clone().unwrap(), sim.members[1].uid.clone().unwrap());
     sim.hang(0, true);
     for client in &mut sim.clients {
@@ -246,7 +246,21 @@ fn connections_that_fell_back_are_moved_home_although_the_placement_is_the_same(
     sim.hang(0, false);
     sim.settle_down();
     assert!(sim.evicted() > 50);
-    assert_eq!(sim.machine.version(), version);
+    assert_eq!(sim.machine.saved.roster, slots);
+    assert_eq!(sim.machine.view(sim.now).moving.returned, sim.evicted());
+}
+
+#[test]
+fn a_process_that_restarts_in_mid_move_gets_its_clients_back() {
+    let mut sim = Sim::new(2, 600, 42);
+    sim.desired = 3;
+    sim.join("m2");
+    while sim.evicted() < 50 {
+        sim.run(STEP);
+    }
+    sim.restart(0);
+    sim.settle_down();
+    assert_eq!(sim.machine.view(sim.now).moving.lost, 0);
 }
 
 #[test]
@@ -339,6 +353,7 @@ enum Happens {
     Wake(usize),
     Scale(usize),
     RestartOperator,
+    Restart(usize),
     Roll(usize),
 }
 
@@ -354,6 +369,7 @@ fn happens() -> impl Strategy<Value = (Happens, u32)> {
         2 => member().prop_map(Happens::Wake),
         2 => (1usize..6).prop_map(Happens::Scale),
         1 => Just(Happens::RestartOperator),
+        1 => member().prop_map(Happens::Restart),
         2 => member().prop_map(Happens::Roll),
     ];
     (happens, 0u32..120)
@@ -382,6 +398,7 @@ impl Sim {
                 let name = self.members[index].name.clone();
                 self.join(&name);
             }
+            Happens::Restart(index) if state(self, index) == Some(MemberState::Ready) => self.restart(index),
             Happens::Hang(index) => self.hang(index, true),
             Happens::Wake(index) => self.hang(index, false),
             _ => {}

@@ -53,6 +53,7 @@ pub(crate) struct SimSidecar {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
+    name: String,
     key: KeyHash,
     pub(crate) at: At,
     pub(crate) evictions: u32,
@@ -61,7 +62,7 @@ pub(crate) struct Client {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum At {
     Sidecar(String),
-    Away { back: Option<Instant>, evicted: bool },
+    Away { back: Option<Instant>, from: Option<String> },
 }
 
 #[derive(Clone)]
@@ -98,8 +99,9 @@ impl Sim {
     pub(crate) fn with(pool: CheckedPool, members: usize, clients: usize, seed: u64) -> Self {
         let now = Instant::now();
         let client = |i| Client {
+            name: format!("user-{i}"),
             key: KeyHasher::Xxh64.hash(format!("user-{i}").as_bytes()),
-            at: At::Away { back: Some(now), evicted: false },
+            at: At::Away { back: Some(now), from: None },
             evictions: 0,
         };
         let mut sim = Self {
@@ -167,9 +169,23 @@ impl Sim {
         self.sidecars.remove(&uid);
         let back = Some(self.now + Duration::from_millis(self.chance(1_000)));
         for client in self.clients.iter_mut().filter(|client| client.at == At::Sidecar(uid.clone())) {
-            client.at = At::Away { back, evicted: false };
+            client.at = At::Away { back, from: None };
         }
         self.set(index, MemberState::Dead);
+    }
+
+    /// A process dies and is back before anybody calls it dead.
+    pub(crate) fn restart(&mut self, index: usize) {
+        let uid = self.members[index].uid.clone().unwrap();
+        let sidecar = self.sidecars.get_mut(&uid).unwrap();
+        sidecar.started += 1 + u64::try_from(self.now.duration_since(self.began).as_millis()).unwrap();
+        (sidecar.evicted, sidecar.returned, sidecar.grant, sidecar.hangs) = (0, 0, None, true);
+        let back = Some(self.now + STEP);
+        for client in self.clients.iter_mut().filter(|client| client.at == At::Sidecar(uid.clone())) {
+            client.at = At::Away { back, from: None };
+        }
+        self.run(STEP * 4);
+        self.sidecars.get_mut(&uid).unwrap().hangs = false;
     }
 
     pub(crate) fn hang(&mut self, index: usize, hangs: bool) {
@@ -327,7 +343,7 @@ impl Sim {
             let back = (index >= self.stay_away).then_some(now + delay);
             let client = &mut self.clients[index];
             client.evictions += 1;
-            client.at = At::Away { back, evicted: true };
+            client.at = At::Away { back, from: Some(grant.target.clone()) };
         }
         if evicted > 0 {
             let sum = self.evicted() + evicted;
@@ -337,14 +353,19 @@ impl Sim {
 
     fn bring_clients_back(&mut self) {
         for index in 0..self.clients.len() {
-            let At::Away { back: Some(back), evicted } = self.clients[index].at else { continue };
+            let At::Away { back: Some(back), from } = self.clients[index].at.clone() else { continue };
             if back > self.now {
                 continue;
             }
             let key = self.clients[index].key;
             if let Some(owner) = self.owner(key) {
                 self.must_move += u64::from(self.rightful_owner(key).as_ref() != Some(&owner));
-                self.sidecars.get_mut(&owner).unwrap().returned += u64::from(evicted);
+                let sidecar = self.sidecars.get_mut(&owner).unwrap();
+                // A return is seen by the claim: only where the placement says whom to ask.
+                let claimed = sidecar.placement.as_ref().zip(from).is_some_and(|(placement, from)| {
+                    placement.previous_holders(&self.clients[index].name).iter().any(|holder| holder.uid == from)
+                });
+                sidecar.returned += u64::from(claimed);
                 self.clients[index].at = At::Sidecar(owner);
             }
         }
