@@ -94,14 +94,10 @@ async fn visit(stream: TcpStream, name: String, book: Guestbook) {
 async fn echo(socket: &mut WebSocketStream<TcpStream>) -> Option<u16> {
     let mut code = None;
     while let Some(Ok(message)) = socket.next().await {
-        match message {
-            Message::Close(frame) => code = frame.map(|frame| frame.code.into()),
-            Message::Text(_) | Message::Binary(_) => {
-                if socket.send(message).await.is_err() {
-                    break;
-                }
-            }
-            _ => {}
+        if let Message::Close(frame) = message {
+            code = frame.map(|frame| frame.code.into());
+        } else if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+            break;
         }
     }
     code

@@ -36,11 +36,11 @@ pub fn frame(last: bool, opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     match payload.len() {
         short @ 0..=125 => bytes.push(mask_bit | u8::try_from(short).expect("short")),
         medium @ 126..=0xffff => {
-            bytes.push(mask_bit | 126);
+            bytes.push(mask_bit | 0x7e);
             bytes.extend(u16::try_from(medium).expect("medium").to_be_bytes());
         }
         long => {
-            bytes.push(mask_bit | 127);
+            bytes.push(mask_bit | 0x7f);
             bytes.extend((long as u64).to_be_bytes());
         }
     }

@@ -41,8 +41,8 @@ impl Node {
         until(&what, async || {
             let log = self.process.log();
             // A line without its end may still grow.
-            let whole = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-            let said = whole.filter_map(|line| line.strip_prefix(beginning)).next().map(str::to_owned);
+            let mut whole = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            let said = whole.find_map(|line| line.strip_prefix(beginning)).map(str::to_owned);
             said.ok_or(log)
         })
         .await

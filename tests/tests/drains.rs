@@ -42,7 +42,8 @@ impl Scene {
     /// Those of `gone` have moved, each once and with a notice; nobody else has.
     fn moved_once(&self, owned_before: &Plan, gone: &str) {
         for life in self.crowd.lives() {
-            let expected = if owned_before.owner(&life.key) == gone { vec![Some((1012, "moved".to_owned()))] } else { vec![] };
+            let expected =
+                if owned_before.owner(&life.key) == gone { vec![Some((1012, "moved".to_owned()))] } else { vec![] };
             assert_eq!(life.goodbyes(), expected, "{life:?}");
         }
         assert_eq!(self.book.on_two_servers(), Vec::<String>::new());

@@ -2,7 +2,7 @@
 
 use harness::wait::equal;
 use harness::{App, Client, Guestbook, Plan, Sidecar, until};
-use ring::settings::{OwnerUnreachable, Settings};
+use ring::settings::{KeySource, OwnerUnreachable, Settings};
 
 /// A server: an app with its sidecar, of one name.
 struct Server {
@@ -174,4 +174,35 @@ async fn plain_requests_with_a_key_are_routed_like_handshakes() {
     app.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong").await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 "));
     assert_eq!(client.exactly(4).await, b"pong");
+}
+
+#[tokio::test]
+async fn a_key_is_read_from_the_first_source_that_has_one() {
+    let backends = [harness::Backend::start().await, harness::Backend::start().await];
+    let a = Sidecar::named("a").upstream(backends[0].address).start().await;
+    let b = Sidecar::named("b").upstream(backends[1].address).start().await;
+    let mut plan = Plan::new();
+    plan.placement.settings.key.from = vec![
+        KeySource::Header("X-User".into()),
+        KeySource::Cookie("user".into()),
+        KeySource::Path("/rooms/{key}".into()),
+        KeySource::Query("user".into()),
+    ];
+    plan.hold(&[(0, &a), (1, &b)]);
+    plan.publish(&[&a, &b]).await;
+    let (here, there) = (plan.keys_of(&a, 1).remove(0), plan.keys_of(&b, 1).remove(0));
+    let requests = [
+        format!("GET /?user={here} HTTP/1.1\r\nHost: a\r\nx-user: {there}\r\n"),
+        format!("GET /?user={here} HTTP/1.1\r\nHost: a\r\nCookie: a=b; user={there}\r\n"),
+        format!("GET /rooms/{there}?user={here} HTTP/1.1\r\nHost: a\r\n"),
+        format!("GET /?a=b&user={there} HTTP/1.1\r\nHost: a\r\n"),
+    ];
+    for request in requests {
+        let mut client = harness::Wire::dial(a.listen).await;
+        let handshake = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.send(format!("{request}{handshake}")).await;
+        let head = backends[1].accept().await.head().await;
+        assert!(head.starts_with(&request), "{head}");
+    }
 }
