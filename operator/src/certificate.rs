@@ -7,6 +7,7 @@
 pub mod keeper;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -67,6 +68,13 @@ pub enum CertificateError {
     /// A client could not check it.
     #[error("it cannot be checked: {0}")]
     Verifier(#[from] rustls::client::VerifierBuilderError),
+}
+
+/// Keys are not for logs.
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("chain", &self.chain).finish_non_exhaustive()
+    }
 }
 
 const AUTHORITIES: &str = "ca.crt";

@@ -29,10 +29,10 @@
 //! # What the sidecar's binary must do
 //! With `WSPOOL_INSTALL` it copies itself there as `wspool-sidecar`, mode 0755, before its health port opens.
 //! ```text
-//! wspool-sidecar prestop --timeout 60s [HOOK]
+//! wspool-sidecar prestop --timeout=60s [HOOK]
 //!     -- COMMAND [ARG]...                                                     an exec hook
-//!     --http-get PATH --port PORT [--host HOST] [--header 'NAME: VALUE']...   an httpGet hook
-//!     --sleep 5s                                                              a sleep hook
+//!     --http-get=PATH --port=PORT [--host=HOST] [--header='NAME: VALUE']...   an httpGet hook
+//!     --sleep=5s                                                              a sleep hook
 //! ```
 //! `prestop` asks the sidecar on loopback to drain and waits until it is empty, but never longer than the timeout; then it
 //! does what the hook says and ends with its status. HOST is by default `WSPOOL_POD_IP`, which the app's container then

@@ -145,16 +145,16 @@ fn every_kind_with_a_pod_template_is_injected() {
 
 #[test]
 fn the_hook_before_runs_after_the_drain() {
-    let drain = ["/wspool/bin/wspool-sidecar", "prestop", "--timeout", "45s"];
+    let drain = ["/wspool/bin/wspool-sidecar", "prestop", "--timeout=45s"];
     let ports = "ports: [{name: admin, containerPort: 9000}]";
     for (hook, then) in [
         ("exec: {command: [sh, -c, 'kill -TERM 1']}", &["--", "sh", "-c", "kill -TERM 1"][..]),
-        ("sleep: {seconds: 5}", &["--sleep", "5s"]),
-        ("httpGet: {path: /stop?now=1, port: 8080}", &["--http-get", "/stop?now=1", "--port", "8080"]),
-        ("httpGet: {port: admin}", &["--http-get", "/", "--port", "9000"]),
+        ("sleep: {seconds: 5}", &["--sleep=5s"]),
+        ("httpGet: {path: /stop?now=1, port: 8080}", &["--http-get=/stop?now=1", "--port=8080"]),
+        ("httpGet: {port: admin}", &["--http-get=/", "--port=9000"]),
         (
             "httpGet: {path: /stop, port: '8080', host: other, httpHeaders: [{name: a, value: 'b: c'}]}",
-            &["--http-get", "/stop", "--port", "8080", "--host", "other", "--header", "a: b: c"],
+            &["--http-get=/stop", "--port=8080", "--host=other", "--header=a: b: c"],
         ),
         ("tcpSocket: {port: 8080}", &[]),
     ] {

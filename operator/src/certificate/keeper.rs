@@ -20,6 +20,8 @@ use super::{Certificate, CertificateError};
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long one request to the API server may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whose fields the `caBundle`s are.
+const MANAGER: &str = "wspool-operator";
 /// Lost races after which a round is given up. With two replicas one is enough.
 const ATTEMPTS: usize = 4;
 
@@ -166,7 +168,8 @@ impl Keeper {
         }
         // Strategic: webhooks are merged by name, and everything else in them stays.
         let patch = Patch::Strategic(json!({"webhooks": stale}));
-        within("patch", object(), self.configurations.patch(name, &PatchParams::default(), &patch)).await?;
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        within("patch", object(), self.configurations.patch(name, &params, &patch)).await?;
         tracing::info!(configuration = name, "the API server trusts the webhook's authority");
         Ok(())
     }

@@ -18,12 +18,8 @@ const POD_IP: &str = "WSPOOL_POD_IP";
 /// Adds the hook to the container at `path`, and what it needs there.
 pub(super) fn hold(edits: &mut Edits, path: &str, container: &Container, drain: Duration) -> Result<(), Refusal> {
     let before = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-    let mut command = vec![
-        format!("{BIN}/wspool-sidecar"),
-        "prestop".to_owned(),
-        "--timeout".to_owned(),
-        GoDuration(drain).to_string(),
-    ];
+    let mut command =
+        vec![format!("{BIN}/wspool-sidecar"), "prestop".to_owned(), format!("--timeout={}", GoDuration(drain))];
     command.extend(before.map(|hook| repeat(container, hook)).transpose()?.unwrap_or_default());
     let hook = LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() };
     if container.lifecycle.is_some() {
@@ -58,7 +54,7 @@ fn repeat(container: &Container, hook: &LifecycleHandler) -> Result<Vec<String>,
     }
     if let Some(sleep) = &hook.sleep {
         let seconds = u64::try_from(sleep.seconds).unwrap_or(0);
-        return Ok(vec!["--sleep".to_owned(), format!("{seconds}s")]);
+        return Ok(vec![format!("--sleep={seconds}s")]);
     }
     Ok(Vec::new())
 }
@@ -69,13 +65,11 @@ fn repeat_get(container: &Container, get: &HTTPGetAction) -> Result<Vec<String>,
     }
     let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let port = hook_port(container, &get.port)?;
-    let mut arguments = vec!["--http-get".to_owned(), path.to_owned(), "--port".to_owned(), port];
-    if let Some(host) = named_host(get) {
-        arguments.extend(["--host".to_owned(), host.to_owned()]);
-    }
-    for header in get.http_headers.iter().flatten() {
-        arguments.extend(["--header".to_owned(), format!("{}: {}", header.name, header.value)]);
-    }
+    // With an equals sign, since a value may begin with a hyphen.
+    let mut arguments = vec![format!("--http-get={path}"), format!("--port={port}")];
+    arguments.extend(named_host(get).map(|host| format!("--host={host}")));
+    let headers = get.http_headers.iter().flatten();
+    arguments.extend(headers.map(|header| format!("--header={}: {}", header.name, header.value)));
     Ok(arguments)
 }
 
