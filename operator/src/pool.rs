@@ -1,15 +1,17 @@
 //! The `WebSocketPool` resource: what a user writes, and what the operator answers in its status.
 //!
 //! The types parse every field of the API, also those whose work comes later; [`check`] refuses what is wrong or not yet
-//! built. The CRD is generated from here.
+//! built. The CRD is generated from here: what stands at a field is what `kubectl explain` says of it.
 
 pub mod check;
 mod rate;
+mod rules;
+mod schema;
 
 use std::path::PathBuf;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, CustomResourceExt as _};
+use kube::CustomResource;
 use ring::duration::GoDuration;
 use ring::settings::{Drain, Limits, Missing, Notice, OwnerUnreachable, Unit};
 use schemars::JsonSchema;
@@ -17,14 +19,16 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{CheckedPool, Faults};
 pub use rate::{PerMinute, Rate};
+pub use schema::crd;
 
-/// A pool of WebSocket servers whose connections are placed by key, and moved only when their owner changes.
+/// What the pool is made of, and how its connections are placed and moved.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "wspool.dev",
     version = "v1alpha1",
     kind = "WebSocketPool",
     plural = "websocketpools",
+    doc = "A pool of WebSocket servers whose connections are placed by key, and moved only when their owner changes.",
     shortname = "wsp",
     namespaced,
     status = "PoolStatus",
@@ -43,27 +47,32 @@ pub use rate::{PerMinute, Rate};
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PoolSpec {
-    /// The workload whose pods form the pool: anything with a scale subresource. Unused by `standalone`.
+    /// The workload whose pods form the pool: a Deployment, a StatefulSet, or anything else that `kubectl scale` can
+    /// scale. Its pods carry the label wspool.dev/pool with the pool's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    /// The app's WebSocket port in its pods. Unused by `standalone`.
+    /// The port in its pods at which the app takes WebSocket connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// How many slots the pool has. When set, the operator scales the target.
+    /// How many slots the pool has, 0 to 1000. When it is set, the operator scales the target, and drains pods before
+    /// it takes them away; `kubectl scale` and autoscalers of the pool write it. Left out, the target's own replicas
+    /// count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<u32>,
     /// Where a connection's key is read from.
     #[serde(default)]
     pub key: KeySpec,
-    /// How connections are spread.
+    /// How connections are spread. ConsistentHash: by the hash of their key, each key at one slot. LeastConnections: to
+    /// the less loaded pods.
     #[serde(default)]
     pub strategy: Strategy,
-    /// How keys are given to slots.
+    /// How keys are given to slots, with the strategy ConsistentHash.
     #[serde(default)]
     pub hashing: Hashing,
-    /// What happens to a handshake whose owner cannot be reached.
+    /// What happens to a handshake whose owner cannot be reached. Fallback: the key's next-best slot takes it until its
+    /// owner is back. Reject: it is refused with 503.
     #[serde(default)]
     pub owner_unreachable: OwnerUnreachable,
     /// How connections are moved.
@@ -72,29 +81,24 @@ pub struct PoolSpec {
     /// What a client is told before its connection is closed.
     #[serde(default)]
     pub notice: Notice,
-    /// How a pod that goes away is emptied.
+    /// How a pod that goes away is emptied first.
     #[serde(default)]
     pub drain: Drain,
-    /// What one sidecar accepts.
+    /// What one pod accepts.
     #[serde(default)]
     pub limits: Limits,
-    /// The address book for clients that ask before they connect.
+    /// An address book for clients that ask before they connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
-    /// Sidecars without an app, behind the pool's Service.
+    /// Pods of their own at which connections enter, so that none has to enter at a server that may go away.
     #[serde(default)]
     pub router: Router,
-    /// Scales the pool by its connections.
+    /// Scales the pool by its connections. The autoscaler writes `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
     /// The Redis that carries messages and sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
-}
-
-/// The CRD as YAML.
-pub fn crd() -> String {
-    serde_yaml::to_string(&WebSocketPool::crd()).expect("a CRD is plain data")
 }
 
 impl WebSocketPool {
@@ -109,10 +113,10 @@ impl WebSocketPool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
-    /// Its API group and version, `apps/v1`.
+    /// Its API group and version: apps/v1.
     #[schemars(length(max = 253))]
     pub api_version: String,
-    /// Its kind, `Deployment`.
+    /// Its kind: Deployment.
     #[schemars(length(max = 63))]
     pub kind: String,
     /// Its name, in the pool's namespace.
@@ -124,12 +128,13 @@ pub struct Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct KeySpec {
-    /// The sources in order: the first that yields a value wins.
+    /// The sources in order, 1 to 8: the first that yields a value wins.
     #[schemars(length(max = 8))]
     pub from: Vec<KeySource>,
-    /// What happens to a handshake that yields no key.
+    /// What happens to a handshake that yields no key. Spread: it stays where it entered. Reject: it is refused with 400.
     pub missing: Missing,
-    /// What a key proves.
+    /// What a key proves. Routing: nothing, it places connections only. Verified: who the client is, its token was
+    /// checked. AppAsserted: who the client is, the app has confirmed it in the header wspool-key of its 101.
     pub trust: Trust,
 }
 
@@ -137,17 +142,17 @@ pub struct KeySpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum KeySource {
-    /// A parameter of the query string.
+    /// The name of a parameter of the query string.
     Query(#[schemars(length(max = 256))] String),
-    /// A header's value.
+    /// The name of a header.
     Header(#[schemars(length(max = 256))] String),
-    /// A cookie's value.
+    /// The name of a cookie.
     Cookie(#[schemars(length(max = 256))] String),
-    /// A template of the path, `/rooms/{key}`.
+    /// A template of the path: /rooms/{key}. One segment is the key; * stands for any one segment.
     Path(#[schemars(length(max = 256))] String),
-    /// The rest of a subprotocol that has this prefix.
+    /// The prefix of a subprotocol, the rest of which is the key.
     Subprotocol(#[schemars(length(max = 256))] String),
-    /// A claim of a JSON web token.
+    /// The name of a claim in the client's JSON web token.
     Jwt(#[schemars(length(max = 256))] String),
 }
 
@@ -177,9 +182,10 @@ pub enum Strategy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Hashing {
-    /// The algorithm. All but `Rendezvous` exist to agree with a hashing ingress.
+    /// The algorithm. Rendezvous moves the fewest keys; the others exist to agree with a hashing ingress.
     pub algorithm: Algorithm,
-    /// A secret that keys the hash, for keys that untrusted clients choose.
+    /// A secret that keys the hash, 32 hexadecimal digits: for keys that untrusted clients choose, who could otherwise
+    /// aim at one server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed_from: Option<SeedSource>,
 }
@@ -206,7 +212,7 @@ pub enum Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum SeedSource {
-    /// A file beside the operator.
+    /// A file beside the operator, without Kubernetes.
     File(#[schemars(with = "String", length(max = 4096))] PathBuf),
     /// A key of a Secret.
     SecretKeyRef(SecretKey),
@@ -219,7 +225,7 @@ pub struct SecretKey {
     /// The Secret's name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// The key.
+    /// The key in the Secret.
     #[schemars(length(max = 253))]
     pub key: String,
 }
@@ -228,20 +234,24 @@ pub struct SecretKey {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Rebalance {
-    /// Whether anything moves.
+    /// Whether anything moves. Automatic: what must move is moved. DryRun: nothing is placed or moved, and the status
+    /// says what would be. Paused: only what a leaving or dead pod makes necessary is placed.
     pub mode: Mode,
-    /// What moves at once.
+    /// What moves at once. Key: all connections of a key, which is never on two servers. Connection: one by one, and a
+    /// key may be on two servers while it moves.
     pub unit: Unit,
-    /// How long membership must stand still before a new placement.
+    /// How long membership must stand still before a new placement, 0s to 1h.
     pub settle: GoDuration,
-    /// Evicted connections per second in the whole pool, or a share of its connections per minute: `5%`.
+    /// How fast connections are evicted in the whole pool: 1 to 100000 per second, or a share of its connections per
+    /// minute, 0.001% to 100%.
     pub rate: Rate,
-    /// The most connections evicted, not yet returned, and younger than `returnTimeout`.
+    /// The most connections that are on their way at once: evicted, and neither returned nor lost. 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_in_flight: u32,
-    /// After this time an evicted connection that has not returned counts as lost.
+    /// After this time an evicted connection that has not returned counts as lost, 1s to 1h.
     pub return_timeout: GoDuration,
-    /// Percent of a cohort that must have returned after `returnTimeout`; below it evictions slow, then stop.
+    /// Percent of the evicted connections that must have returned within returnTimeout, 0 to 100. Below it evictions
+    /// slow, then stop.
     #[schemars(range(min = 0, max = 100))]
     pub min_returned: u8,
 }
@@ -276,10 +286,10 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gateway {
-    /// The path that answers, `/gateway`.
+    /// The path that answers: /gateway.
     #[schemars(length(max = 256))]
     pub path: String,
-    /// A slot's address, with `{slot}` in it.
+    /// The address of a slot, with {slot} where its number goes: wss://s{slot}.chat.example.com/.
     #[schemars(length(max = 1024))]
     pub url: String,
 }
@@ -288,7 +298,7 @@ pub struct Gateway {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Router {
-    /// How many; 0 means none.
+    /// How many of these pods, 0 to 1000. 0 means that connections enter at the servers themselves.
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: u32,
 }
@@ -297,13 +307,13 @@ pub struct Router {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Autoscaling {
-    /// The fewest replicas.
+    /// The fewest replicas, 1 to 1000.
     #[schemars(range(min = 1, max = 1000))]
     pub min_replicas: u32,
-    /// The most replicas.
+    /// The most replicas, 1 to 1000, and no fewer than minReplicas.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: u32,
-    /// The connections that one pod should hold.
+    /// The connections that one pod should hold, 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_per_pod: u32,
 }
@@ -330,7 +340,7 @@ pub struct UrlSource {
 pub struct PoolStatus {
     /// The generation of the spec that this status is about.
     pub observed_generation: i64,
-    /// `Ready`, `Rebalancing` and `Degraded`.
+    /// Ready, Rebalancing and Degraded, each with a reason for programs and a message for people.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The target's replicas, for the scale subresource.
@@ -358,17 +368,8 @@ pub struct MoveStatus {
     pub evicted: u64,
     /// Of these, the ones seen at their new owner.
     pub returned: u64,
-    /// Of these, the ones not seen there within `returnTimeout`.
+    /// Of these, the ones not seen there within returnTimeout.
     pub lost: u64,
     /// Evictions per second that are allowed now.
     pub rate: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_crd_in_the_repository_is_what_the_types_generate() {
-        let committed = include_str!("../../crds/websocketpools.wspool.dev.yaml");
-        assert!(committed == super::crd(), "it is stale: run `make generate`");
-    }
 }

@@ -111,20 +111,20 @@ pub enum OwnerUnreachable {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Notice {
-    /// The client's protocol.
+    /// What the client speaks.
     pub protocol: NoticeProtocol,
-    /// The code of the close frame that the client gets: 1000 to 4999, without those that never stand in a frame.
-    #[cfg_attr(feature = "schema", schemars(range(min = 1000, max = 4999)))]
+    /// The code of the close frame that the client gets: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1012 says that
+    /// the service restarts, and clients come back.
     pub close_code: u16,
-    /// The code of the close frame that the app gets.
-    #[cfg_attr(feature = "schema", schemars(range(min = 1000, max = 4999)))]
+    /// The code of the close frame that the app gets: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1001 says that the
+    /// client goes away.
     pub app_close_code: u16,
-    /// A text message that the client gets before the close frame.
+    /// A text message that the client gets before the close frame, at most 4096 bytes. Left out, it gets none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(length(max = 4096)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = 16_384)))]
     pub message: Option<String>,
     /// The reason in the client's close frame, at most 123 bytes.
-    #[cfg_attr(feature = "schema", schemars(length(max = 123)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = 1_024)))]
     pub reason: String,
 }
 
@@ -154,7 +154,7 @@ pub enum NoticeProtocol {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Drain {
-    /// How long it may take.
+    /// How long it may take, 1s to 1h. What is left after that breaks with the pod.
     pub timeout: GoDuration,
 }
 
@@ -164,18 +164,21 @@ impl Default for Drain {
     }
 }
 
-/// What one sidecar accepts. 0 means no limit.
+/// What one pod accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections held at once.
+    /// Connections held at once. 0 means no limit.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 10_000_000)))]
     pub connections: u32,
-    /// Handshakes passed to the app per second; those past it wait in a bounded queue.
+    /// Handshakes passed to the app per second; those past it wait in a bounded queue. 0 means no limit.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1_000_000)))]
     pub handshakes_per_second: u32,
-    /// Connections of one key.
+    /// Connections of one key. 0 means no limit.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 10_000_000)))]
     pub per_key: u32,
-    /// How long a connection may be silent both ways before it is closed. `0s` means for ever.
+    /// How long a connection may be silent both ways before it is closed, 1s to 24h. 0s means for ever.
     pub idle: GoDuration,
 }
 

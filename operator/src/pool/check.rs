@@ -1,5 +1,5 @@
 //! From a parsed pool to one that can be worked with: every fault at once, each naming its field, its value, and what
-//! would be right.
+//! would be right. What the API server refuses is refused here too, so that `standalone` is no laxer.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use ring::KeyHasher;
 use ring::duration::GoDuration;
 use ring::settings::{self, Settings};
 
+use super::rules::{self, Span};
 use super::{
-    Algorithm, Hashing, KeySource, KeySpec, Mode, PerMinute, Rate, SeedSource, Strategy, Trust, WebSocketPool,
+    Algorithm, Autoscaling, Gateway, Hashing, KeySource, KeySpec, Mode, PerMinute, Rate, SecretKey, SeedSource,
+    Strategy, Target, Trust, WebSocketPool,
 };
 
-/// The longest name: names derived from it must fit into 63 characters.
-const MAX_NAME: usize = 50;
 /// The most slots.
 const MAX_REPLICAS: u32 = 1_000;
 
@@ -89,36 +89,44 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     let mut faults = Checker::default();
     let name = pool.metadata.name.clone().unwrap_or_default();
     let spec = &pool.spec;
-    faults.name(&name);
+    faults.require(is_name(&name), "metadata.name", &name, rules::NAME);
+    if let Some(target) = &spec.target {
+        faults.target(target);
+    }
     if let Some(replicas) = spec.replicas {
         faults.within("spec.replicas", replicas, 0, MAX_REPLICAS);
     }
-    if spec.port == Some(0) {
-        faults.add("spec.port", "0", "is not a port; write 1 to 65535");
+    if let Some(port) = spec.port {
+        faults.within("spec.port", u32::from(port), 1, 65_535);
     }
     let key = faults.key(&spec.key);
     if spec.strategy != Strategy::ConsistentHash {
         faults.unbuilt("spec.strategy", format!("{:?}", spec.strategy), "write ConsistentHash");
     }
+    if spec.strategy == Strategy::LeastConnections && spec.hashing.algorithm != Algorithm::Rendezvous {
+        let algorithm = format!("{:?}", spec.hashing.algorithm);
+        faults.add("spec.hashing.algorithm", algorithm, rules::LEAST_CONNECTIONS);
+    }
     let hasher = faults.hashing(&spec.hashing, seed);
     let pace = faults.pace(pool);
     faults.notice(&spec.notice);
-    faults.duration("spec.drain.timeout", spec.drain.timeout, GoDuration::from_secs(1), GoDuration::from_secs(3_600));
-    if spec.limits.idle != GoDuration::default() {
-        let day = GoDuration::from_secs(86_400);
-        faults.duration("spec.limits.idle", spec.limits.idle, GoDuration::from_secs(1), day);
-    }
-    if spec.gateway.is_some() {
+    faults.duration(&rules::DRAIN_TIMEOUT, spec.drain.timeout);
+    faults.limits(&spec.limits);
+    if let Some(gateway) = &spec.gateway {
         faults.unbuilt("spec.gateway", "an address book", "leave it out");
+        faults.gateway(gateway);
     }
+    faults.within("spec.router.replicas", spec.router.replicas, 0, MAX_REPLICAS);
     if spec.router.replicas > 0 {
         faults.unbuilt("spec.router.replicas", spec.router.replicas, "write 0, and `role: router` in the members file");
     }
-    if spec.autoscaling.is_some() {
+    if let Some(autoscaling) = &spec.autoscaling {
         faults.unbuilt("spec.autoscaling", "an autoscaler", "leave it out");
+        faults.autoscaling(autoscaling);
     }
-    if spec.redis.is_some() {
+    if let Some(redis) = &spec.redis {
         faults.unbuilt("spec.redis", "a Redis", "leave it out");
+        faults.secret("spec.redis.urlFrom.secretKeyRef", &redis.url_from.secret_key_ref);
     }
     faults.finish(CheckedPool {
         name,
@@ -164,32 +172,43 @@ impl Checker {
         }
     }
 
-    fn duration(&mut self, field: &str, value: GoDuration, least: GoDuration, most: GoDuration) -> Duration {
-        if !(least..=most).contains(&value) {
-            self.add(field, value, format!("is out of range; write {least} to {most}"));
+    fn duration(&mut self, span: &Span, value: GoDuration) -> Duration {
+        if !span.contains(value) {
+            self.add(span.field, value, span.to_string());
         }
         value.0
     }
 
-    fn name(&mut self, name: &str) {
-        let label = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !name.starts_with('-')
-            && !name.ends_with('-');
-        if name.is_empty() || name.len() > MAX_NAME || !label {
-            let want = format!("is not a name; write 1 to {MAX_NAME} of a-z, 0-9 and -, with no - at either end");
-            self.add("metadata.name", format!("{name:?}"), want);
+    fn require(&mut self, good: bool, field: &str, value: &str, want: &str) {
+        if !good {
+            self.add(field, format!("{value:?}"), want);
         }
+    }
+
+    fn target(&mut self, target: &Target) {
+        let Target { api_version, kind, name } = target;
+        let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
+        let versioned = version.starts_with('v') && version[1..].starts_with(|c: char| c.is_ascii_digit());
+        let known = is_subdomain(group) && versioned && version.bytes().all(is_lower_alphanumeric);
+        self.require(known, "spec.target.apiVersion", api_version, rules::API_VERSION);
+        let good =
+            kind.starts_with(|c: char| c.is_ascii_uppercase()) && kind.bytes().all(|b| b.is_ascii_alphanumeric());
+        self.require(good, "spec.target.kind", kind, rules::KIND);
+        self.require(is_subdomain(name), "spec.target.name", name, rules::TARGET);
     }
 
     fn key(&mut self, key: &KeySpec) -> settings::KeySpec {
         if key.from.is_empty() {
-            self.add("spec.key.from", "[]", "names no source; write for example - query: user");
+            self.add("spec.key.from", "[]", rules::NO_SOURCE);
         }
         if key.from.len() > 8 {
             self.add("spec.key.from", format!("{} sources", key.from.len()), "are too many; write at most 8");
         }
         if key.trust != Trust::Routing {
             self.unbuilt("spec.key.trust", format!("{:?}", key.trust), "write Routing");
+        }
+        if key.trust == Trust::Verified && !key.from.iter().all(|source| matches!(source, KeySource::Jwt(_))) {
+            self.add("spec.key.trust", "Verified", rules::VERIFIED);
         }
         let from = key.from.iter().enumerate().filter_map(|(i, source)| self.source(i, source)).collect();
         settings::KeySpec { from, missing: key.missing, trust: settings::Trust::Routing }
@@ -199,44 +218,32 @@ impl Checker {
         let field = |kind: &str| format!("spec.key.from[{index}].{kind}");
         match source {
             KeySource::Query(name) => {
-                let named = !name.is_empty() && name.len() <= 256;
-                self.require(named, &field("query"), name, "write a parameter's name");
+                self.require(is_source(name), &field("query"), name, rules::QUERY);
                 Some(settings::KeySource::Query(name.clone()))
             }
             KeySource::Header(name) => {
-                let good =
-                    http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|n| !n.as_str().starts_with("wspool"));
-                let want = "write a header's name, and none that begins with wspool: clients' own are stripped";
-                self.require(good, &field("header"), name, want);
+                let ours = name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case("wspool"));
+                self.require(is_token(name) && !ours, &field("header"), name, rules::HEADER);
                 Some(settings::KeySource::Header(name.clone()))
             }
             KeySource::Cookie(name) => {
-                let good = http::HeaderName::from_bytes(name.as_bytes()).is_ok();
-                self.require(good, &field("cookie"), name, "write a cookie's name");
+                self.require(is_token(name), &field("cookie"), name, rules::COOKIE);
                 Some(settings::KeySource::Cookie(name.clone()))
             }
             KeySource::Path(template) => {
-                let keys = template.split('/').filter(|segment| *segment == "{key}").count();
-                let braces = template.matches(['{', '}']).count();
-                let good = template.starts_with('/') && keys == 1 && braces == 2 && !template.contains(['?', '#']);
-                let want = "write a path with one segment {key}, for example /rooms/{key}";
-                self.require(good, &field("path"), template, want);
+                self.require(is_template(template), &field("path"), template, rules::PATH);
                 Some(settings::KeySource::Path(template.clone()))
             }
             KeySource::Subprotocol(prefix) => {
                 self.unbuilt(&field("subprotocol"), prefix, "write a query, header, cookie or path");
+                self.require(is_token(prefix), &field("subprotocol"), prefix, rules::SUBPROTOCOL);
                 None
             }
             KeySource::Jwt(claim) => {
                 self.unbuilt(&field("jwt"), claim, "write a query, header, cookie or path");
+                self.require(is_source(claim), &field("jwt"), claim, rules::JWT);
                 None
             }
-        }
-    }
-
-    fn require(&mut self, good: bool, field: &str, value: &str, want: &str) {
-        if !good {
-            self.add(field, format!("{value:?}"), format!("cannot be used; {want}"));
         }
     }
 
@@ -248,6 +255,7 @@ impl Checker {
             (None, _) => KeyHasher::Xxh64,
             (Some(SeedSource::SecretKeyRef(secret)), _) => {
                 self.unbuilt("spec.hashing.seedFrom.secretKeyRef", &secret.name, "write file: path");
+                self.secret("spec.hashing.seedFrom.secretKeyRef", secret);
                 KeyHasher::Xxh64
             }
             (Some(SeedSource::File(path)), seed) => {
@@ -270,18 +278,16 @@ impl Checker {
             Rate::Share(PerMinute(share)) => (1..=100_000).contains(&share),
         };
         if !good {
-            let want = "is out of range; write 1 to 100000 per second, or 0.001% to 100% per minute";
-            self.add("spec.rebalance.rate", rebalance.rate, want);
+            self.add("spec.rebalance.rate", rebalance.rate, rules::RATE);
         }
         self.within("spec.rebalance.maxInFlight", rebalance.max_in_flight, 1, 1_000_000);
         self.within("spec.rebalance.minReturned", u32::from(rebalance.min_returned), 0, 100);
-        let (second, hour) = (GoDuration::from_secs(1), GoDuration::from_secs(3_600));
         Pace {
             mode: rebalance.mode,
-            settle: self.duration("spec.rebalance.settle", rebalance.settle, GoDuration::default(), hour),
+            settle: self.duration(&rules::SETTLE, rebalance.settle),
             rate: rebalance.rate,
             max_in_flight: u64::from(rebalance.max_in_flight),
-            return_timeout: self.duration("spec.rebalance.returnTimeout", rebalance.return_timeout, second, hour),
+            return_timeout: self.duration(&rules::RETURN_TIMEOUT, rebalance.return_timeout),
             min_returned: u64::from(rebalance.min_returned),
         }
     }
@@ -290,22 +296,87 @@ impl Checker {
         for (field, code) in [("closeCode", notice.close_code), ("appCloseCode", notice.app_close_code)] {
             // RFC 6455, 7.4.1: 1004 to 1006 and 1015 never stand in a frame; the rest below 3000 is not assigned.
             if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-                let want = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
-                self.add(&format!("spec.notice.{field}"), code, want);
+                self.add(&format!("spec.notice.{field}"), code, rules::CLOSE_CODE);
             }
         }
         if let Some(message) = &notice.message
-            && message.len() > 4_096
+            && message.len() > rules::MAX_MESSAGE
         {
-            let want = "are too many; write at most 4096";
-            self.add("spec.notice.message", format!("{} bytes", message.len()), want);
+            self.add("spec.notice.message", format!("a text of {} bytes", message.len()), rules::MESSAGE);
         }
-        if notice.reason.len() > 123 {
-            // RFC 6455, 5.5: a control frame carries 125 bytes, two of them the code.
-            let want = "do not fit into a close frame; write at most 123";
-            self.add("spec.notice.reason", format!("{} bytes", notice.reason.len()), want);
+        if notice.reason.len() > rules::MAX_REASON {
+            self.add("spec.notice.reason", format!("a text of {} bytes", notice.reason.len()), rules::REASON);
         }
     }
+
+    fn limits(&mut self, limits: &settings::Limits) {
+        self.within("spec.limits.connections", limits.connections, 0, 10_000_000);
+        self.within("spec.limits.handshakesPerSecond", limits.handshakes_per_second, 0, 1_000_000);
+        self.within("spec.limits.perKey", limits.per_key, 0, 10_000_000);
+        self.duration(&rules::IDLE, limits.idle);
+    }
+
+    fn gateway(&mut self, gateway: &Gateway) {
+        let Gateway { path, url } = gateway;
+        let good = path.starts_with('/') && !path.contains(['?', '#']);
+        self.require(good, "spec.gateway.path", path, rules::GATEWAY_PATH);
+        let rest = url.strip_prefix("wss://").or_else(|| url.strip_prefix("ws://"));
+        let good = rest.is_some_and(|rest| rest.contains("{slot}") && rest.matches(['{', '}']).count() == 2);
+        self.require(good, "spec.gateway.url", url, rules::GATEWAY_URL);
+    }
+
+    fn autoscaling(&mut self, autoscaling: &Autoscaling) {
+        let Autoscaling { min_replicas, max_replicas, connections_per_pod } = *autoscaling;
+        self.within("spec.autoscaling.minReplicas", min_replicas, 1, MAX_REPLICAS);
+        self.within("spec.autoscaling.maxReplicas", max_replicas, 1, MAX_REPLICAS);
+        self.within("spec.autoscaling.connectionsPerPod", connections_per_pod, 1, 1_000_000);
+        if min_replicas > max_replicas {
+            self.add("spec.autoscaling.minReplicas", min_replicas, rules::FEWEST);
+        }
+    }
+
+    fn secret(&mut self, field: &str, secret: &SecretKey) {
+        self.require(is_subdomain(&secret.name), &format!("{field}.name"), &secret.name, rules::SECRET);
+        let good = !secret.key.is_empty()
+            && secret.key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        self.require(good, &format!("{field}.key"), &secret.key, rules::SECRET_KEY);
+    }
+}
+
+fn is_lower_alphanumeric(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+}
+
+/// A pool's name, which begins the names of Services.
+fn is_name(name: &str) -> bool {
+    name.len() <= rules::MAX_NAME
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| is_lower_alphanumeric(b) || b == b'-')
+        && !name.ends_with('-')
+}
+
+/// The name of most objects in Kubernetes.
+fn is_subdomain(name: &str) -> bool {
+    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.bytes().all(|b| is_lower_alphanumeric(b) || matches!(b, b'-' | b'.'))
+        && name.starts_with(ends)
+        && name.ends_with(ends)
+}
+
+fn is_source(name: &str) -> bool {
+    !name.is_empty() && name.len() <= rules::MAX_SOURCE
+}
+
+/// A token of RFC 9110, as the names of headers and cookies are.
+fn is_token(name: &str) -> bool {
+    name.len() <= rules::MAX_SOURCE && http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+}
+
+/// A path in which one whole segment is `{key}`.
+fn is_template(path: &str) -> bool {
+    let keys = path.split('/').filter(|segment| *segment == "{key}").count();
+    let braces = path.matches(['{', '}']).count();
+    path.starts_with('/') && keys == 1 && braces == 2 && !path.contains(['?', '#'])
 }
 
 #[cfg(test)]
@@ -354,7 +425,7 @@ mod tests {
         for (spec, says) in [
             (
                 "  key: {from: [{query: user}]}\n  rebalance: {rate: fast}",
-                "spec.rebalance.rate: invalid value: string \"fast\"",
+                "spec.rebalance.rate: \"fast\" is not a rate; write 1 to 100000 connections per second",
             ),
             ("  key: {from: [{query: user}]}\n  rebalance: {settle: 5}", "spec.rebalance: \"5\" is not a duration"),
             ("  key: {from: [{query: user}]}\n  colour: blue", "unknown field `colour`"),

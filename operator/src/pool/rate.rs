@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::rules;
+
 /// How fast connections may be evicted, in the whole pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
@@ -31,12 +33,12 @@ impl Rate {
         let number = text.strip_suffix('%')?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !digits(whole) || !digits(fraction) || fraction.len() > 3 {
+        if !digits(whole) || !digits(fraction) || whole.len() > 3 || fraction.len() > 3 {
             return None;
         }
         let thousandths: u32 = format!("{fraction:0<3}").parse().ok()?;
-        let share = whole.parse::<u32>().ok()?.checked_mul(1_000)?.checked_add(thousandths)?;
-        Some(Self::Share(PerMinute(share)))
+        let percent: u32 = whole.parse().ok()?;
+        Some(Self::Share(PerMinute(percent * 1_000 + thousandths)))
     }
 }
 
@@ -64,26 +66,28 @@ impl Serialize for Rate {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        fn not_a_rate<E: de::Error>(value: impl std::fmt::Display) -> E {
+            E::custom(format_args!("{value} {}", rules::RATE))
+        }
+
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
             type Value = Rate;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("connections per second (50), or a share of the pool's connections per minute (\"5%\")")
+                f.write_str("connections per second, as in 50, or a share of them per minute, as in 5%")
             }
 
             fn visit_u64<E: de::Error>(self, rate: u64) -> Result<Rate, E> {
-                let refused = || E::invalid_value(de::Unexpected::Unsigned(rate), &self);
-                u32::try_from(rate).map(Rate::PerSecond).map_err(|_| refused())
+                u32::try_from(rate).map(Rate::PerSecond).map_err(|_| not_a_rate(rate))
             }
 
             fn visit_i64<E: de::Error>(self, rate: i64) -> Result<Rate, E> {
-                let refused = || E::invalid_value(de::Unexpected::Signed(rate), &self);
-                u32::try_from(rate).map(Rate::PerSecond).map_err(|_| refused())
+                u32::try_from(rate).map(Rate::PerSecond).map_err(|_| not_a_rate(rate))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Rate, E> {
-                Rate::parse_share(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+                Rate::parse_share(text).ok_or_else(|| not_a_rate(format_args!("{text:?}")))
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -103,8 +107,6 @@ impl JsonSchema for Rate {
         // One field that takes a number or a string: the only form that a structural schema allows.
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": r"^[0-9]{1,3}(\.[0-9]{1,3})?%$",
             "maxLength": 8,
         })
     }
@@ -130,9 +132,9 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_neither_is_refused_with_what_would_be_right() {
-        for text in ["-1", "5.5", "fast", "'5'", "'%'", "1.%", ".5%", "99999999999"] {
+        for text in ["-1", "5.5", "fast", "'5'", "'%'", "1.%", ".5%", "0005%", "99999999999"] {
             let refused = serde_yaml::from_str::<Rate>(text).unwrap_err().to_string();
-            assert!(refused.contains("connections per second (50)"), "{text}: {refused}");
+            assert!(refused.contains("connections per second"), "{text}: {refused}");
         }
     }
 

@@ -1,0 +1,177 @@
+//! What the values of fields must satisfy, beyond their types: in CEL for the API server, and in words for people.
+//!
+//! The CRD carries each rule with its words; [`check`](super::check) says the same words of the same fields. A value
+//! that the CRD lets in must be readable by the types here: one that is not would stop the watch of every pool.
+
+use std::fmt;
+
+use ring::duration::{self, GoDuration};
+
+/// The longest name: names derived from it must fit into 63 characters.
+pub(super) const MAX_NAME: usize = 50;
+/// The most characters of a query parameter's name, a cookie's, a header's, a path and the like.
+pub(super) const MAX_SOURCE: usize = 256;
+/// The most bytes of a notice's message.
+pub(super) const MAX_MESSAGE: usize = 4_096;
+/// The most bytes of a close frame's reason: a control frame carries 125, two of them the code (RFC 6455, 5.5).
+pub(super) const MAX_REASON: usize = 123;
+
+// Each is said after a field and its value.
+pub(super) const NAME: &str = "is not a name; write 1 to 50 of a-z, 0-9 and -, a letter first and no - at the end";
+pub(super) const API_VERSION: &str = "cannot be used; write a group and version, for example apps/v1";
+pub(super) const KIND: &str = "cannot be used; write a kind, for example Deployment";
+pub(super) const TARGET: &str = "cannot be used; write the name of a workload";
+pub(super) const NO_SOURCE: &str = "names no source; write for example - query: user";
+pub(super) const ONE_SOURCE: &str = "is not one source; write one of query, header, cookie, path, subprotocol and jwt";
+pub(super) const QUERY: &str = "cannot be used; write a parameter's name";
+pub(super) const HEADER: &str =
+    "cannot be used; write a header's name, and none that begins with wspool: clients' own are stripped";
+pub(super) const COOKIE: &str = "cannot be used; write a cookie's name";
+pub(super) const PATH: &str = "cannot be used; write a path with one segment {key}, for example /rooms/{key}";
+pub(super) const SUBPROTOCOL: &str = "cannot be used; write the prefix of a subprotocol";
+pub(super) const JWT: &str = "cannot be used; write a claim's name";
+pub(super) const VERIFIED: &str = "needs a token from every client; write only jwt sources";
+pub(super) const LEAST_CONNECTIONS: &str = "has no part in the strategy LeastConnections; leave it out";
+pub(super) const RATE: &str =
+    "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
+pub(super) const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
+pub(super) const MESSAGE: &str = "is too long; write at most 4096 bytes";
+pub(super) const REASON: &str = "does not fit into a close frame; write at most 123 bytes";
+pub(super) const GATEWAY_PATH: &str = "cannot be used; write a path, for example /gateway";
+pub(super) const GATEWAY_URL: &str =
+    "cannot be used; write an address with one {slot} in it, for example wss://s{slot}.chat.example.com/";
+pub(super) const FEWEST: &str = "is more than maxReplicas; write at most as many";
+pub(super) const SECRET: &str = "cannot be used; write the name of a Secret";
+pub(super) const SECRET_KEY: &str = "cannot be used; write a key of the Secret";
+/// Said by the API server only.
+const NO_FILE: &str = "is not for a cluster; write secretKeyRef: {name, key}";
+/// Said by the API server only: elsewhere the parser says it, with line and column.
+const NOT_A_DURATION: &str = "is not a duration; write for example 500ms, 5s, 1m30s or 1h";
+
+/// How long something may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) field: &'static str,
+    least: GoDuration,
+    most: GoDuration,
+    /// Whether `0s` is allowed too, and means that there is no limit.
+    or_none: bool,
+}
+
+pub(super) const SETTLE: Span = Span::new("spec.rebalance.settle", 0, 3_600);
+pub(super) const RETURN_TIMEOUT: Span = Span::new("spec.rebalance.returnTimeout", 1, 3_600);
+pub(super) const DRAIN_TIMEOUT: Span = Span::new("spec.drain.timeout", 1, 3_600);
+pub(super) const IDLE: Span = Span { or_none: true, ..Span::new("spec.limits.idle", 1, 86_400) };
+
+impl Span {
+    /// From so many seconds to so many.
+    const fn new(field: &'static str, least: u64, most: u64) -> Self {
+        Self { field, least: GoDuration::from_secs(least), most: GoDuration::from_secs(most), or_none: false }
+    }
+
+    pub(super) fn contains(&self, value: GoDuration) -> bool {
+        (self.least..=self.most).contains(&value) || (self.or_none && value == GoDuration::default())
+    }
+
+    fn cel(&self) -> String {
+        let Self { least, most, or_none, .. } = self;
+        let is = format!("self.matches(r'{}')", duration::PATTERN);
+        let none = if *or_none { "duration(self) == duration('0s') || " } else { "" };
+        // What is not a duration is another rule's matter.
+        format!("!{is} || {none}(duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))")
+    }
+}
+
+/// Says what would be right.
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let none = if self.or_none { "0s, or " } else { "" };
+        write!(f, "is out of range; write {none}{} to {}", self.least, self.most)
+    }
+}
+
+/// A rule of the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// Where it stands: `spec.key.from[]` is an item of a list, the empty string the whole object.
+    pub(super) at: &'static str,
+    /// The field below it that is at fault; the empty string means itself.
+    pub(super) fault: &'static str,
+    /// When it holds, in CEL.
+    pub(super) holds: String,
+    /// What is said when it does not.
+    pub(super) says: String,
+}
+
+/// All rules.
+pub(super) fn all() -> Vec<Rule> {
+    // A name of RFC 9110's tokens; a header's and a cookie's are.
+    const TOKEN: &str = "^[!#$%&\\x27*+.^_`|~0-9A-Za-z-]+$";
+    const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+    const DATA_KEY: &str = "^[-._a-zA-Z0-9]+$";
+    const IS_CODE: &str = "(self >= 1000 && self <= 1003) || (self >= 1007 && self <= 1014) || \
+                           (self >= 3000 && self <= 4999)";
+    const SOURCES: &str = "[has(self.query), has(self.header), has(self.cookie), has(self.path), \
+                           has(self.subprotocol), has(self.jwt)].filter(named, named).size() == 1";
+    const IS_RATE: &str = "type(self) == int ? self >= 1 && self <= 100000 : \
+                           self.matches(r'^[0-9]{1,3}([.][0-9]{1,3})?%$') && \
+                           double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 100.0";
+
+    let is = |pattern: &str| format!("self.matches(r'{pattern}')");
+    let rule = |at, holds: String, says: &str| Rule { at, fault: "", holds, says: says.into() };
+    let mut rules = vec![
+        // The field is in the words: of metadata the API server lets no rule name one.
+        rule(
+            "",
+            format!(
+                "size(self.metadata.name) <= {MAX_NAME} && \
+                 self.metadata.name.matches(r'^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+            ),
+            &format!("metadata.name {NAME}"),
+        ),
+        rule("spec.target.apiVersion", is("^([a-z0-9.-]+/)?v[0-9][a-z0-9]*$"), API_VERSION),
+        rule("spec.target.kind", is("^[A-Z][A-Za-z0-9]*$"), KIND),
+        rule("spec.target.name", is(SUBDOMAIN), TARGET),
+        rule("spec.key.from", "size(self) > 0".into(), NO_SOURCE),
+        rule("spec.key.from[]", SOURCES.into(), ONE_SOURCE),
+        rule("spec.key.from[].query", "self != ''".into(), QUERY),
+        rule("spec.key.from[].header", format!("{} && !self.lowerAscii().startsWith('wspool')", is(TOKEN)), HEADER),
+        rule("spec.key.from[].cookie", is(TOKEN), COOKIE),
+        rule("spec.key.from[].path", is("^(/[^/{}?#]*)*/[{]key[}](/[^/{}?#]*)*$"), PATH),
+        rule("spec.key.from[].subprotocol", is(TOKEN), SUBPROTOCOL),
+        rule("spec.key.from[].jwt", "self != ''".into(), JWT),
+        Rule {
+            fault: ".trust",
+            ..rule("spec.key", "self.trust != 'Verified' || self.from.all(source, has(source.jwt))".into(), VERIFIED)
+        },
+        Rule {
+            fault: ".hashing.algorithm",
+            ..rule(
+                "spec",
+                "self.strategy != 'LeastConnections' || self.hashing.algorithm == 'Rendezvous'".into(),
+                LEAST_CONNECTIONS,
+            )
+        },
+        rule("spec.hashing.seedFrom", "has(self.secretKeyRef) && !has(self.file)".into(), NO_FILE),
+        rule("spec.hashing.seedFrom.secretKeyRef.name", is(SUBDOMAIN), SECRET),
+        rule("spec.hashing.seedFrom.secretKeyRef.key", is(DATA_KEY), SECRET_KEY),
+        rule("spec.rebalance.rate", IS_RATE.into(), RATE),
+        rule("spec.notice.closeCode", IS_CODE.into(), CLOSE_CODE),
+        rule("spec.notice.appCloseCode", IS_CODE.into(), CLOSE_CODE),
+        rule("spec.notice.message", format!("size(bytes(self)) <= {MAX_MESSAGE}"), MESSAGE),
+        rule("spec.notice.reason", format!("size(bytes(self)) <= {MAX_REASON}"), REASON),
+        rule("spec.gateway.path", is("^/[^?#]*$"), GATEWAY_PATH),
+        rule("spec.gateway.url", is("^wss?://[^{}]*[{]slot[}][^{}]*$"), GATEWAY_URL),
+        Rule {
+            fault: ".minReplicas",
+            ..rule("spec.autoscaling", "self.minReplicas <= self.maxReplicas".into(), FEWEST)
+        },
+        rule("spec.redis.urlFrom.secretKeyRef.name", is(SUBDOMAIN), SECRET),
+        rule("spec.redis.urlFrom.secretKeyRef.key", is(DATA_KEY), SECRET_KEY),
+    ];
+    for span in [SETTLE, RETURN_TIMEOUT, DRAIN_TIMEOUT, IDLE] {
+        rules.push(rule(span.field, is(duration::PATTERN), NOT_A_DURATION));
+        rules.push(rule(span.field, span.cel(), &span.to_string()));
+    }
+    rules
+}
