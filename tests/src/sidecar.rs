@@ -133,11 +133,11 @@ impl Sidecar {
         String::from_utf8_lossy(&body).into_owned()
     }
 
-    /// One figure, as it is written in the text format; 0 while it is not there.
-    pub async fn metric(&self, series: &str) -> f64 {
+    /// One counter or gauge, as it is written in the text format; 0 while it is not there.
+    pub async fn metric(&self, series: &str) -> u64 {
         let text = self.metrics().await;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().expect("a figure"))
+        line.map_or(0, |value| value.parse().expect("a whole number"))
     }
 
     /// A page of the metrics port.

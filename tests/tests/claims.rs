@@ -52,7 +52,7 @@ impl Scene {
     }
 
     /// So many devices of each key enter at random places.
-    async fn join(&mut self, keys: &[String], devices: usize) {
+    fn join(&mut self, keys: &[String], devices: usize) {
         let entries: Vec<_> = self.sidecars.iter().chain([&self.router]).map(|sidecar| sidecar.listen).collect();
         for key in keys {
             for _ in 0..devices {
@@ -96,7 +96,7 @@ fn keys(count: usize) -> Vec<String> {
 async fn five_devices_of_each_key_come_back_at_once_and_never_meet_on_two_servers() {
     let mut scene = Scene::new(&["a", "b"], Settings::default()).await;
     let keys = keys(30);
-    scene.join(&keys, DEVICES).await;
+    scene.join(&keys, DEVICES);
     scene.crowd.settled().await;
     scene.place(2).await;
     scene.finish().await;
@@ -111,13 +111,13 @@ async fn five_devices_of_each_key_come_back_at_once_and_never_meet_on_two_server
 async fn a_device_that_joins_in_mid_move_never_meets_the_others_on_two_servers() {
     let mut scene = Scene::new(&["a", "b"], Settings::default()).await;
     let keys = keys(30);
-    scene.join(&keys, DEVICES).await;
+    scene.join(&keys, DEVICES);
     scene.crowd.settled().await;
     scene.place(2).await;
     // More devices come all the while: of keys that wait, that are leaving, and that have gone.
     for round in 1..=4 {
         scene.begin_to_move(10 * round).await;
-        scene.join(&keys, 1).await;
+        scene.join(&keys, 1);
     }
     scene.finish().await;
     scene.never_on_two_servers();
@@ -130,13 +130,13 @@ async fn a_device_that_joins_in_mid_move_never_meets_the_others_on_two_servers()
 async fn placements_in_quick_succession_never_put_a_key_on_two_servers() {
     let mut scene = Scene::new(&["a", "b", "c"], Settings::default()).await;
     let keys = keys(30);
-    scene.join(&keys, 3).await;
+    scene.join(&keys, 3);
     scene.crowd.settled().await;
     // One slot, two, three, two again: some keys belong to b for a moment, and are held under any of the tables.
     for count in [2, 3, 2, 3] {
         scene.place(count).await;
         scene.begin_to_move(8).await;
-        scene.join(&keys[..10], 1).await;
+        scene.join(&keys[..10], 1);
     }
     scene.finish().await;
     scene.never_on_two_servers();
@@ -150,7 +150,7 @@ async fn placements_in_quick_succession_never_put_a_key_on_two_servers() {
 async fn an_entry_that_has_not_heard_of_a_placement_breaks_no_promise() {
     let mut scene = Scene::new(&["a", "b"], Settings::default()).await;
     let keys = keys(30);
-    scene.join(&keys, 3).await;
+    scene.join(&keys, 3);
     scene.crowd.settled().await;
     // The router hears of nothing until the end.
     scene.plan.hold(&[(0, &scene.sidecars[0]), (1, &scene.sidecars[1])]);
@@ -166,7 +166,7 @@ async fn an_entry_that_has_not_heard_of_a_placement_breaks_no_promise() {
 async fn the_guestbook_finds_a_key_that_is_allowed_on_two_servers() {
     let settings = Settings { unit: Unit::Connection, ..Settings::default() };
     let mut scene = Scene::new(&["a", "b"], settings).await;
-    scene.join(&keys(10), DEVICES).await;
+    scene.join(&keys(10), DEVICES);
     scene.crowd.settled().await;
     scene.place(2).await;
     scene.finish().await;

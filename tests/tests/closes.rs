@@ -42,7 +42,7 @@ impl Scene {
 
     async fn gone(&self, outcome: &str) {
         let series = format!("wspool_evictions_total{{outcome=\"{outcome}\"}}");
-        until("the eviction is counted", async || equal(&self.from.metric(&series).await, &1.0)).await;
+        until("the eviction is counted", async || equal(&self.from.metric(&series).await, &1)).await;
         assert_eq!(self.from.status().await.connections, 0);
     }
 }
@@ -93,7 +93,7 @@ async fn the_client_is_told_the_app_sees_a_close_and_what_it_wrote_later_is_coun
     app.send(frames::plain(opcode::CLOSE, &frames::close_payload(4_001, ""))).await;
     assert_eq!(app.rest().await.expect("a FIN, and no reset"), b"");
     scene.gone("clean").await;
-    assert_eq!(scene.from.metric("wspool_discarded_bytes_total").await, late.len() as f64);
+    assert_eq!(scene.from.metric("wspool_discarded_bytes_total").await, late.len() as u64);
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_client_that_has_stopped_reading_cannot_hold_its_key() {
     let backend = Backend::start().await;
     let mut scene = Scene::new(backend.address, Notice::default()).await;
     let (_client, mut app) = ends(&scene, &backend).await;
-    let frame = frames::plain(opcode::BINARY, &[7; 1 << 20]);
+    let frame = frames::plain(opcode::BINARY, &vec![7; 1 << 20]);
     let writing = async {
         // Until nobody takes any more, and then until the connection is gone.
         while app.try_send(&frame).await.is_ok() {}

@@ -26,7 +26,7 @@ fn problem(answer: &Answer) -> Problem {
     problem
 }
 
-async fn offered(sidecar: &Sidecar, result: &str) -> f64 {
+async fn offered(sidecar: &Sidecar, result: &str) -> u64 {
     sidecar.metric(&format!("wspool_placements_total{{result=\"{result}\"}}")).await
 }
 
@@ -64,14 +64,14 @@ async fn a_placement_that_cannot_be_used_is_refused_with_a_sentence_and_changes_
         let problem = problem(&answer);
         assert_eq!((problem.status, problem.title.as_str()), (status, title), "{problem:?}");
         assert!(problem.detail.contains(said), "{problem:?} does not say {said:?}");
-        assert_eq!(offered(&sidecar, result).await, before + 1.0, "{title} is not counted");
+        assert_eq!(offered(&sidecar, result).await, before + 1, "{title} is not counted");
     }
 
     let other = Placed { target: "another".into(), placement: next() };
     let refused = problem(&sidecar.put_json("/v1/placement", &other).await);
     assert_eq!((refused.status, refused.title.as_str()), (421, "other-target"));
     assert!(refused.detail.contains("another") && refused.detail.contains(&sidecar.name), "{refused:?}");
-    assert_eq!(offered(&sidecar, "OtherTarget").await, 1.0);
+    assert_eq!(offered(&sidecar, "OtherTarget").await, 1);
     for nonsense in ["", "{", "[]", "{\"target\": 7}", "{\"target\": \"sidecar\", \"placement\": {\"pool\": \"x\"}}"] {
         let refused = problem(&sidecar.put("/v1/placement", nonsense).await);
         assert_eq!((refused.status, refused.title.as_str()), (400, "malformed"), "{nonsense:?}");
@@ -86,7 +86,7 @@ async fn a_placement_that_cannot_be_used_is_refused_with_a_sentence_and_changes_
 async fn the_same_placement_again_is_fine_and_a_newer_term_wins() {
     let (sidecar, _app, mut plan) = placed().await;
     plan.publish(&[&sidecar]).await;
-    assert_eq!(offered(&sidecar, "Known").await, 1.0);
+    assert_eq!(offered(&sidecar, "Known").await, 1);
     plan.placement.version = Version { term: 2, epoch: 1 };
     plan.publish(&[&sidecar]).await;
     plan.placement.version = Version { term: 1, epoch: 99 };
@@ -102,7 +102,7 @@ async fn a_grant_for_another_placement_or_another_sidecar_is_refused() {
     other.version.epoch += 1;
     let refused = problem(&sidecar.put_json("/v1/evictions", &other).await);
     assert_eq!((refused.status, refused.title.as_str()), (409, "other-version"), "{refused:?}");
-    assert_eq!(sidecar.metric("wspool_grants_refused_total").await, 1.0);
+    assert_eq!(sidecar.metric("wspool_grants_refused_total").await, 1);
     let other = ring::wire::Grant { target: "another".into(), ..plan.grant(&sidecar, 10) };
     assert_eq!(problem(&sidecar.put_json("/v1/evictions", &other).await).status, 421);
     assert_eq!(problem(&sidecar.put("/v1/evictions", "{}").await).status, 400);
@@ -147,9 +147,9 @@ async fn a_placement_file_is_followed_and_only_a_newer_one_changes_anything() {
     plan.hold(&[(0, &sidecar)]);
     plan.publish(&[&sidecar]).await;
     write(json(&first) + "\n");
-    until("the older file was looked at", async || equal(&offered(&sidecar, "Older").await, &1.0)).await;
+    until("the older file was looked at", async || equal(&offered(&sidecar, "Older").await, &1)).await;
     write("not a placement".into());
-    until("the malformed file was looked at", async || equal(&offered(&sidecar, "Malformed").await, &1.0)).await;
+    until("the malformed file was looked at", async || equal(&offered(&sidecar, "Malformed").await, &1)).await;
     std::fs::remove_file(&file).expect("the file");
     version_is(plan.placement.version).await;
 

@@ -152,14 +152,14 @@ async fn an_operator_killed_in_mid_move_stops_it_and_another_finishes_it() {
     let before = scene.servers["a"].status().await;
     assert_eq!(before.in_flight, 0);
     assert!(before.moved > 0, "the move was over too soon to prove anything: {before:?}");
-    assert_eq!(before.evicted as usize, scene.crowd.breaks());
+    assert_eq!(before.evicted, scene.crowd.breaks() as u64);
 
     scene.operator.start_again().await;
     let pool = scene.operator.stable(2).await;
     for (key, breaks) in scene.breaks() {
         assert_eq!(breaks, usize::from(taken.contains(&key)), "{key}");
     }
-    assert_eq!(scene.servers["a"].status().await.evicted as usize, taken.len());
+    assert_eq!(scene.servers["a"].status().await.evicted, taken.len() as u64);
     assert_eq!(pool["term"], 2, "a new leader has a term of its own: {pool}");
     scene.never_on_two_servers();
 }
