@@ -36,7 +36,7 @@ lint: $(DENY) ## check formatting, lints, generated files, and what is depended 
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd | diff $(CRD) - \
 		|| { echo "$(CRD) is stale: run 'make generate'"; exit 1; }
 	cmp $(CRD) $(CHART_CRD) || { echo "$(CHART_CRD) is stale: run 'make chart'"; exit 1; }
-	$(DENY) --offline check --hide-inclusion-graph bans licenses sources
+	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
 
 fmt: ## format the code
 	$(CARGO) fmt --all
