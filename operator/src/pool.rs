@@ -22,6 +22,7 @@ pub use rate::{PerMinute, Rate};
 pub use schema::crd;
 
 /// What the pool is made of, and how its connections are placed and moved.
+#[expect(clippy::duplicated_attributes, reason = "several columns are of one type")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "wspool.dev",

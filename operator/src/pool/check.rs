@@ -263,7 +263,7 @@ impl Checker {
                     Ok(secret) => return KeyHasher::SipHash24(secret),
                     // The value is a secret: only the path is named.
                     Err(error) => {
-                        self.add("spec.hashing.seedFrom.file", path.display(), format!("is refused: {error}"))
+                        self.add("spec.hashing.seedFrom.file", path.display(), format!("is refused: {error}"));
                     }
                 }
                 KeyHasher::Xxh64
