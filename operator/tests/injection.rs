@@ -10,9 +10,14 @@ struct Command {
     args: InjectArgs,
 }
 
+fn indented(by: usize, text: &str) -> String {
+    let indent = " ".repeat(by);
+    text.lines().flat_map(|line| [&indent, line, "\n"]).collect()
+}
+
 /// A Deployment whose pod template is `template`, under a pool that says port 3000 and a drain of 45 s.
 fn deployment(template: &str) -> String {
-    let indented: String = template.lines().map(|line| format!("    {line}\n")).collect();
+    let indented = indented(4, template);
     format!(
         "apiVersion: wspool.dev/v1alpha1\n\
          kind: WebSocketPool\n\
@@ -28,7 +33,7 @@ fn deployment(template: &str) -> String {
 
 /// A template with the label, and this spec.
 fn template(spec: &str) -> String {
-    let indented: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    let indented = indented(2, spec);
     deployment(&format!("metadata: {{labels: {{wspool.dev/pool: chat}}}}\nspec:\n{indented}"))
 }
 
