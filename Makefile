@@ -20,12 +20,14 @@ demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 
 
 # The tests of one crate start the binaries of others, which cargo does not know.
 test: $(NODE_MODULES) ## run every test that needs no Kubernetes
+	@.ci/needs python3
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 	python3 -m unittest discover --start-directory images
 
 # Compiled before the network is gone.
 test-api: ## run the tests that need a Kubernetes API, with a real one (the first time it is built: 15 minutes)
+	@.ci/needs ip unshare setpriv
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --no-run
 	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline --no-fail-fast -- --ignored
@@ -56,5 +58,6 @@ $(DENY):
 	$(CARGO) install cargo-deny@0.20.2 --locked --root .cache
 
 $(NODE_MODULES): examples/node/package.json examples/node/package-lock.json
+	@.ci/needs node npm
 	npm ci --prefix examples/node --no-audit --no-fund
 	@touch $@
