@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::inject::Sidecar;
 use crate::inject::command::InjectArgs;
-use crate::standalone::Options;
+use crate::{cluster, standalone};
 
 /// Plans which server owns which connections, and moves the ones that must move, paced.
 #[derive(Debug, Parser)]
@@ -23,6 +24,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the pools of a Kubernetes cluster: of the one it is in, or of the one that a kubeconfig leads to.
+    Run(RunArgs),
     /// Run a pool without Kubernetes, from a members file that is watched.
     Standalone(StandaloneArgs),
     /// Say who owns the keys on the standard input: a line "key<TAB>member" for each.
@@ -68,7 +71,70 @@ pub struct PlanArgs {
     pub to: PathBuf,
 }
 
-impl From<StandaloneArgs> for Options {
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The operator's own namespace.
+    #[arg(long, env = "WSPOOL_NAMESPACE", value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+    /// The UID of the operator's pod, which tells replicas apart. Without it one is made.
+    #[arg(long, env = "WSPOOL_POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
+    /// The namespaces of pools, separated by commas. Without it pools of all namespaces are run.
+    #[arg(long, env = "WSPOOL_WATCH_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+    /// The Lease by which one replica leads.
+    #[arg(long, env = "WSPOOL_LEASE", value_name = "NAME", default_value = "wspool")]
+    pub lease: String,
+    /// The Secret that keeps the key by which sidecars know their operator.
+    #[arg(long, env = "WSPOOL_KEYS_SECRET", value_name = "NAME", default_value = "wspool-keys")]
+    pub keys_secret: String,
+    /// Where to answer the API server's webhook. Without it no pod is injected on its way in.
+    #[arg(long, env = "WSPOOL_WEBHOOK", value_name = "HOST:PORT")]
+    pub webhook: Option<SocketAddr>,
+    /// The MutatingWebhookConfiguration that leads there.
+    #[arg(long, env = "WSPOOL_WEBHOOK_CONFIG", value_name = "NAME", default_value = "wspool")]
+    pub webhook_config: String,
+    /// The Secret that keeps the webhook's certificate.
+    #[arg(long, env = "WSPOOL_WEBHOOK_SECRET", value_name = "NAME", default_value = "wspool-webhook")]
+    pub webhook_secret: String,
+    /// The Service by which the API server reaches the webhook.
+    #[arg(long, env = "WSPOOL_WEBHOOK_SERVICE", value_name = "NAME", default_value = "wspool")]
+    pub webhook_service: String,
+    /// Where to answer GET /metrics, /healthz and /readyz.
+    #[arg(long, env = "WSPOOL_METRICS", value_name = "HOST:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// Where to answer GET /v1/pools too.
+    #[arg(long, env = "WSPOOL_ADMIN", value_name = "HOST:PORT")]
+    pub admin: Option<SocketAddr>,
+    /// What injected pods get.
+    #[command(flatten)]
+    pub sidecar: Sidecar,
+}
+
+impl From<RunArgs> for cluster::Options {
+    fn from(args: RunArgs) -> Self {
+        let webhook = args.webhook.map(|address| cluster::WebhookOptions {
+            address,
+            configuration: args.webhook_config,
+            secret: args.webhook_secret,
+            service: args.webhook_service,
+            sidecar: args.sidecar,
+        });
+        Self {
+            namespace: args.namespace,
+            pod_uid: args.pod_uid.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())),
+            watch_namespaces: args.watch_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+            lease: args.lease,
+            keys_secret: args.keys_secret,
+            webhook,
+            metrics: args.metrics,
+            admin: args.admin,
+        }
+    }
+}
+
+impl From<StandaloneArgs> for standalone::Options {
     fn from(args: StandaloneArgs) -> Self {
         Self { pool: args.files.pool, members: args.files.members, admin: args.admin }
     }

@@ -3,11 +3,14 @@
 use std::io;
 
 use crate::inject::command::InjectError;
-use crate::{ownership, standalone};
+use crate::{cluster, ownership, standalone};
 
 /// Why a command ended in failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// `run`.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
     /// `standalone`.
     #[error(transparent)]
     Standalone(#[from] standalone::Error),

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What decides does no I/O: [`pool`], [`planner`] and [`rebalance`] are functions of data. What acts decides nothing:
-//! [`driver`] and [`control`], fed by [`standalone`] or by `cluster`.
+//! [`driver`] and [`control`], fed by [`standalone`] or by [`cluster`].
 //!
 //! | module | noun |
 //! |---|---|
@@ -22,6 +22,7 @@
 //! | [`control`] | the client of sidecars' control ports |
 //! | [`token`] | what proves to a sidecar who asks |
 //! | [`standalone`] | a pool from files, without Kubernetes |
+//! | [`cluster`] | pools from an API server |
 //! | [`admin`], [`metrics`] | what the operator shows of its pools |
 //! | [`ownership`] | the commands `owner` and `plan` |
 //! | [`inject`], [`webhook`], [`certificate`] | the sidecar put into pods |
@@ -30,6 +31,7 @@
 pub mod admin;
 pub mod certificate;
 pub mod cli;
+pub mod cluster;
 pub mod control;
 pub mod driver;
 pub mod failure;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use operator::cli::{Cli, Command};
+use operator::cluster::Cluster;
 use operator::failure::Failure;
 use operator::ownership::{self, Ownership};
 use operator::standalone::Standalone;
@@ -28,6 +29,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let input = || io::stdin().lock();
     let output = || BufWriter::with_capacity(1 << 16, io::stdout().lock());
     match cli.command {
+        Command::Run(args) => process::runtime()?.block_on(async {
+            let shutdown = process::shutdown()?;
+            Ok(Cluster::build(args.into()).await?.run(shutdown).await?)
+        }),
         Command::Standalone(args) => process::runtime()?.block_on(async {
             let shutdown = process::shutdown()?;
             Ok(Standalone::build(args.into()).await?.run(shutdown).await?)

@@ -33,17 +33,20 @@ pub struct Metrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabel {
+    namespace: Option<String>,
     pool: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConditionLabel {
+    namespace: Option<String>,
     pool: String,
     condition: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BreakLabel {
+    namespace: Option<String>,
     pool: String,
     cause: &'static str,
 }
@@ -74,7 +77,7 @@ impl Metrics {
 
     /// Takes the figures of a pool over.
     pub fn observe(&self, view: &PoolView) {
-        let label = PoolLabel { pool: view.name.clone() };
+        let label = PoolLabel { namespace: view.namespace.clone(), pool: view.name.clone() };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         for (gauge, value) in [
             (&self.connections, view.connections),
@@ -92,12 +95,16 @@ impl Metrics {
             gauge.get_or_create(&label).set(value);
         }
         for condition in &view.conditions {
-            let label = ConditionLabel { pool: view.name.clone(), condition: condition.kind };
+            let label = ConditionLabel {
+                namespace: view.namespace.clone(),
+                pool: view.name.clone(),
+                condition: condition.kind,
+            };
             self.condition.get_or_create(&label).set(u64::from(condition.status));
         }
         for (cause, count) in &view.breaks {
             // Sidecars count; what they counted is passed on.
-            let label = BreakLabel { pool: view.name.clone(), cause: cause.name() };
+            let label = BreakLabel { namespace: view.namespace.clone(), pool: view.name.clone(), cause: cause.name() };
             self.breaks.get_or_create(&label).inner().store(*count, Relaxed);
         }
     }

@@ -16,6 +16,9 @@ use crate::pool::Mode;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolView {
+    /// Its namespace; none without Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Its name.
     pub name: String,
     /// The leader's generation.
@@ -30,6 +33,8 @@ pub struct PoolView {
     pub slots: Vec<SlotView>,
     /// Ready members without a slot.
     pub spares: Vec<String>,
+    /// All members, as they are listed.
+    pub members: Vec<MemberView>,
     /// How many slots are desired.
     pub desired: usize,
     /// Connections held in the pool.
@@ -60,6 +65,22 @@ pub struct SlotView {
     pub moved: u64,
     /// Whether its holder is ready, and has the placement in force.
     pub ready: bool,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberView {
+    /// Its name.
+    pub name: String,
+    /// Its pod's UID, once that is known.
+    pub uid: Option<String>,
+    /// The slot it holds.
+    pub slot: Option<SlotId>,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Connections held there; `None` while its sidecar has not been heard.
+    pub connections: Option<u64>,
 }
 
 /// How far a move is.
@@ -110,6 +131,7 @@ impl Machine {
     /// What there is to say now.
     pub fn view(&self, now: Instant) -> PoolView {
         PoolView {
+            namespace: None,
             name: self.pool.name.clone(),
             term: self.saved.version.term,
             epoch: self.saved.version.epoch,
@@ -117,6 +139,7 @@ impl Machine {
             conditions: vec![self.ready(), self.rebalancing(now), self.degraded()],
             slots: self.slot_views(),
             spares: planner::spares(&self.saved.roster, &self.members).map(|member| member.name.clone()).collect(),
+            members: self.member_views(),
             desired: self.desired,
             connections: self.connections(),
             moving: if self.moving.is_some() { self.move_view(now) } else { self.last.clone() },
@@ -155,6 +178,23 @@ impl Machine {
             }
         });
         slots.collect()
+    }
+
+    fn member_views(&self) -> Vec<MemberView> {
+        let slots = self.saved.roster.slots.iter();
+        let holders = slots.filter_map(|slot| Some((slot.holder.as_ref()?.uid.as_str(), slot.id)));
+        let holders: BTreeMap<&str, SlotId> = holders.collect();
+        let members = self.members.iter().map(|member| {
+            let uid = member.uid.as_deref();
+            MemberView {
+                name: member.name.clone(),
+                uid: member.uid.clone(),
+                slot: uid.and_then(|uid| holders.get(uid).copied()),
+                ready: member.state == MemberState::Ready,
+                connections: uid.and_then(|uid| self.fleet.get(uid)).map(|sidecar| sidecar.report.connections),
+            }
+        });
+        members.collect()
     }
 
     fn would_move(&self) -> Option<u64> {

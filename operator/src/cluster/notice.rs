@@ -1,0 +1,108 @@
+//! What is worth an event: the phases of a move, and trouble. A function of what was and what is, so that nothing is said
+//! twice.
+
+use kube::runtime::events::{Event, EventType};
+
+use crate::rebalance::State;
+use crate::rebalance::view::{ConditionView, PoolView};
+
+/// What has happened between two views of a pool.
+pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
+    let mut events = Vec::new();
+    let holders = |view: &PoolView| view.slots.iter().map(|slot| (slot.id, slot.member.clone())).collect::<Vec<_>>();
+    if after.epoch > before.epoch && holders(before) != holders(after) {
+        let held = after.slots.iter().filter_map(|slot| Some(format!("{} {}", slot.id, slot.member.as_ref()?)));
+        let held = held.collect::<Vec<_>>().join(", ");
+        events.push(normal("Placed", "Place", format!("epoch {}: slots {held}", after.epoch)));
+    }
+    let moves = |state| matches!(state, State::Publishing | State::Evicting);
+    if after.state == State::Evicting && before.state != State::Evicting && after.moving.pending > 0 {
+        let note = format!("{} of {} connections are to move", after.moving.pending, after.connections);
+        events.push(normal("MoveStarted", "Move", note));
+    }
+    if moves(before.state) && !moves(after.state) && after.moving.evicted > 0 {
+        let moved = &after.moving;
+        let note = format!(
+            "{} connections were evicted, {} of them returned, {} were lost",
+            moved.evicted, moved.returned, moved.lost
+        );
+        events.push(normal("MoveEnded", "Move", note));
+    }
+    match (degraded(before), degraded(after)) {
+        (was, Some(is)) if was.is_none_or(|was| was.reason != is.reason) => {
+            events.push(trouble(is.reason, &is.message));
+        }
+        (Some(was), None) => events.push(normal("Recovered", "Watch", format!("{} is over", was.reason))),
+        _ => {}
+    }
+    events
+}
+
+/// Something is wrong.
+pub fn trouble(reason: &str, message: &str) -> Event {
+    Event { type_: EventType::Warning, ..normal(reason, "Watch", message.to_owned()) }
+}
+
+/// The target was scaled.
+pub fn scaled(kind: &str, name: &str, from: u32, to: u32) -> Event {
+    normal("Scaled", "Scale", format!("{kind} {name} from {from} to {to} replicas"))
+}
+
+fn normal(reason: &str, action: &str, note: String) -> Event {
+    Event {
+        type_: EventType::Normal,
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: action.to_owned(),
+        secondary: None,
+    }
+}
+
+fn degraded(view: &PoolView) -> Option<&ConditionView> {
+    view.conditions.iter().find(|condition| condition.kind == "Degraded" && condition.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::tests::{condition, slot, view};
+    use super::*;
+
+    fn reasons(before: &PoolView, after: &PoolView) -> Vec<String> {
+        between(before, after).into_iter().map(|event| event.reason).collect()
+    }
+
+    #[test]
+    fn a_move_is_told_from_its_placement_to_its_end_and_nothing_in_between() {
+        let stable = view();
+        let mut placed = view();
+        placed.epoch += 1;
+        placed.slots.push(slot(1, "chat-b"));
+        placed.state = State::Publishing;
+        let mut evicting = placed.clone();
+        evicting.state = State::Evicting;
+        evicting.moving.pending = 20;
+        let mut further = evicting.clone();
+        (further.moving.pending, further.moving.evicted) = (3, 17);
+        let mut ended = further.clone();
+        (ended.state, ended.epoch, ended.moving.pending, ended.moving.evicted) =
+            (State::Stable, placed.epoch + 1, 0, 20);
+        assert_eq!(reasons(&stable, &placed), ["Placed"]);
+        assert_eq!(reasons(&placed, &evicting), ["MoveStarted"]);
+        assert_eq!(reasons(&evicting, &further), [""; 0]);
+        assert_eq!(reasons(&further, &ended), ["MoveEnded"]);
+    }
+
+    #[test]
+    fn trouble_is_told_when_it_begins_when_it_changes_and_when_it_ends() {
+        let with = |reason: &'static str, message: &str| {
+            let mut view = view();
+            view.conditions[1] = ConditionView { message: message.into(), ..condition("Degraded", true, reason) };
+            view
+        };
+        let well = view();
+        assert_eq!(reasons(&well, &with("Unreachable", "chat-a")), ["Unreachable"]);
+        assert_eq!(reasons(&with("Unreachable", "chat-a"), &with("Unreachable", "chat-b")), [""; 0]);
+        assert_eq!(reasons(&with("Unreachable", ""), &with("GraceTooShort", "")), ["GraceTooShort"]);
+        assert_eq!(reasons(&with("Unreachable", ""), &well), ["Recovered"]);
+    }
+}

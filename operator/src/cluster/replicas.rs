@@ -1,0 +1,166 @@
+//! How many replicas the target should have, and which pods should go first, as functions of what is there.
+
+use std::collections::BTreeSet;
+
+use super::pod::PodFacts;
+use crate::planner::Role;
+use crate::rebalance::State;
+use crate::rebalance::view::{MemberView, PoolView};
+
+/// The deletion cost of a pod that holds no slot: it goes before any that does.
+pub const SPARE: i32 = i32::MIN;
+
+/// What to do with the target's scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Keep,
+    /// Write this number.
+    Set(u32),
+    /// Fewer are wanted, and it is too early.
+    Wait(&'static str),
+}
+
+/// Decides about the target's scale, when the pool says how many replicas it wants.
+///
+/// Growth is written at once. Before a shrink the slots that go are retired and their holders drained, by the plan for as many
+/// slots as are wanted; then as many pods as go hold no slot and no connection, and their deletion cost says so.
+pub fn step<'a>(
+    wanted: Option<u32>,
+    desired: u32,
+    view: Option<&PoolView>,
+    pods: impl Iterator<Item = &'a PodFacts> + Clone,
+) -> Step {
+    let Some(wanted) = wanted else { return Step::Keep };
+    if wanted >= desired {
+        return if wanted > desired { Step::Set(wanted) } else { Step::Keep };
+    }
+    let pods = pods.filter(|pod| pod.role == Role::App && pod.standing.is_some());
+    if is_rolling(pods.clone()) {
+        return Step::Wait("the target is rolling out");
+    }
+    let staying = pods.clone().filter(|pod| pod.stays()).count();
+    if staying == 0 {
+        return Step::Set(wanted);
+    }
+    if u32::try_from(staying) != Ok(desired) || pods.clone().any(|pod| !pod.stays()) {
+        return Step::Wait("pods are coming or going");
+    }
+    let Some(view) = view else { return Step::Wait("the pool is not known yet") };
+    let retired = view.slots.len() <= usize::try_from(wanted).unwrap_or(usize::MAX);
+    if !retired || view.state != State::Stable {
+        return Step::Wait("connections move away from the pods that go");
+    }
+    let member = |pod: &PodFacts| view.members.iter().find(|member| member.uid.as_ref() == Some(&pod.uid));
+    let is_empty = |member: &MemberView| member.slot.is_none() && member.connections.is_none_or(|held| held == 0);
+    let emptied = pods.clone().filter(|pod| member(pod).is_none_or(is_empty)).count();
+    if u32::try_from(emptied).is_ok_and(|emptied| emptied < desired - wanted) {
+        return Step::Wait("connections move away from the pods that go");
+    }
+    if pods.clone().any(|pod| pod.ordinal.is_none() && cost_to_write(pod, Some(view)).is_some()) {
+        return Step::Wait("deletion costs are being written");
+    }
+    Step::Set(wanted)
+}
+
+/// Whether pods of more than one template are there.
+fn is_rolling<'a>(pods: impl Iterator<Item = &'a PodFacts>) -> bool {
+    pods.map(|pod| &pod.revision).collect::<BTreeSet<_>>().len() > 1
+}
+
+/// The deletion cost that a pod should have and has not: lower ones go first.
+pub fn cost_to_write(pod: &PodFacts, view: Option<&PoolView>) -> Option<i32> {
+    if pod.role != Role::App || !pod.stays() {
+        return None;
+    }
+    let member = view?.members.iter().find(|member| member.uid.as_ref() == Some(&pod.uid))?;
+    let cost = match member.slot {
+        Some(slot) => i32::try_from(slot.0).map_or(SPARE, |slot| -slot),
+        None => SPARE,
+    };
+    (pod.cost.as_deref() != Some(cost.to_string().as_str())).then_some(cost)
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::SlotId;
+    use serde_json::json;
+
+    use super::super::pod::tests::facts;
+    use super::super::status::tests::{slot, view};
+    use super::*;
+
+    /// Ready pods `0..n` of which the first ones hold slots, with costs to match.
+    fn pool(n: u32, slots: u32) -> (Vec<PodFacts>, PoolView) {
+        let mut of = view();
+        of.slots = (0..slots).map(|id| slot(id, &format!("chat-{id}"))).collect();
+        let pods = (0..n).map(|index| {
+            let cost = if index < slots { -i64::from(index) } else { i64::from(SPARE) };
+            facts(&format!("chat-{index}"), |pod| {
+                pod["metadata"]["annotations"] = json!({super::super::pod::DELETION_COST: cost.to_string()});
+            })
+        });
+        let pods: Vec<_> = pods.collect();
+        let member = |(index, pod): (u32, &PodFacts)| MemberView {
+            name: pod.name.clone(),
+            uid: Some(pod.uid.clone()),
+            slot: (index < slots).then_some(SlotId(index)),
+            ready: true,
+            connections: Some(if index < slots { 100 } else { 0 }),
+        };
+        of.members = (0..).zip(&pods).map(member).collect();
+        (pods, of)
+    }
+
+    #[test]
+    fn without_a_wish_of_the_pool_the_target_is_left_alone() {
+        let (pods, view) = pool(3, 1);
+        assert_eq!(step(None, 3, Some(&view), pods.iter()), Step::Keep);
+    }
+
+    #[test]
+    fn growth_is_written_at_once_also_in_a_rollout() {
+        let (mut pods, view) = pool(2, 2);
+        pods[0].revision = "new".into();
+        assert_eq!(step(Some(3), 2, Some(&view), pods.iter()), Step::Set(3));
+        assert_eq!(step(Some(2), 2, Some(&view), pods.iter()), Step::Keep);
+        assert_eq!(step(Some(2), 0, None, [].iter()), Step::Set(2));
+    }
+
+    #[test]
+    fn a_shrink_waits_until_the_pods_that_go_are_empty_and_marked() {
+        let (pods, view) = pool(3, 2);
+        assert_eq!(step(Some(2), 3, Some(&view), pods.iter()), Step::Set(2));
+        type Change = fn(&mut Vec<PodFacts>, &mut PoolView);
+        let early: [Change; 7] = [
+            |_, view| view.slots.push(slot(2, "chat-2")),
+            |_, view| view.state = State::Evicting,
+            |_, view| view.members[2].connections = Some(1),
+            |pods, _| pods[2].cost = None,
+            |pods, _| pods[0].revision = "new".into(),
+            |pods, _| drop(pods.pop()),
+            |pods, _| pods[1].standing = Some(crate::driver::Standing::Leaving),
+        ];
+        for (index, change) in early.into_iter().enumerate() {
+            let (mut pods, mut view) = pool(3, 2);
+            change(&mut pods, &mut view);
+            assert!(matches!(step(Some(2), 3, Some(&view), pods.iter()), Step::Wait(_)), "case {index}");
+        }
+    }
+
+    #[test]
+    fn a_target_without_pods_is_not_waited_for() {
+        assert_eq!(step(Some(1), 3, None, [].iter()), Step::Set(1));
+    }
+
+    #[test]
+    fn a_holder_costs_less_the_higher_its_slot_and_a_spare_least() {
+        let (mut pods, view) = pool(3, 2);
+        assert!(pods.iter().all(|pod| cost_to_write(pod, Some(&view)).is_none()), "they have it already");
+        pods.iter_mut().for_each(|pod| pod.cost = None);
+        let costs: Vec<_> = pods.iter().map(|pod| cost_to_write(pod, Some(&view))).collect();
+        assert_eq!(costs, [Some(0), Some(-1), Some(SPARE)]);
+        pods[0].standing = Some(crate::driver::Standing::Leaving);
+        assert_eq!(cost_to_write(&pods[0], Some(&view)), None);
+    }
+}

@@ -1,0 +1,319 @@
+//! Keeps the objects around a pool as they should be: Services and endpoints, deletion costs, the target's scale, the status,
+//! and events. What should be done is decided by functions of other modules; here it is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::events::Event;
+use kube::{Api, ResourceExt as _};
+use ring::SlotId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::ask::{AskError, if_there};
+use super::feeder::Seen;
+use super::index::PoolState;
+use super::notice;
+use super::objects::{MANAGER, Owner, SLOT_LABEL, SlotAddress, slot_addresses};
+use super::pod::{DELETION_COST, PodFacts};
+use super::replicas::{self, Step};
+use super::status::{self, Subject};
+use super::steward::Means;
+use super::trouble::Trouble;
+use crate::pool::{PoolStatus, WebSocketPool};
+use crate::rebalance::view::PoolView;
+
+/// The least time between two rounds: the view changes with each report.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a round is made although nothing has changed: what failed is tried again.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The longest note that an event may have.
+const LONGEST_NOTE: usize = 1024;
+
+/// The upkeep of one pool.
+pub struct Upkeep {
+    means: Means,
+    owner: Owner,
+    state: watch::Receiver<PoolState>,
+    seen: watch::Receiver<Seen>,
+    services: Api<Service>,
+    slices: Api<EndpointSlice>,
+    pods: Api<Pod>,
+    pools: Api<WebSocketPool>,
+    /// The pool's Service, as it was applied.
+    service: Option<Service>,
+    /// The slots whose objects are there, with the address that was written; `None` before this operator has written it.
+    slots: Option<BTreeMap<SlotId, Option<Option<SlotAddress>>>>,
+    /// Deletion costs that were written, and may not be seen yet.
+    costs: BTreeMap<String, i32>,
+    status: Option<PoolStatus>,
+    written: Option<Instant>,
+    told: Option<PoolView>,
+    refused: Option<String>,
+}
+
+impl Upkeep {
+    /// An upkeep that has done nothing yet.
+    pub fn new(means: Means, owner: Owner, state: watch::Receiver<PoolState>, seen: watch::Receiver<Seen>) -> Self {
+        let (client, namespace) = (means.kube.client(), owner.key.namespace.clone());
+        Self {
+            services: Api::namespaced(client.clone(), &namespace),
+            slices: Api::namespaced(client.clone(), &namespace),
+            pods: Api::namespaced(client.clone(), &namespace),
+            pools: Api::namespaced(client, &namespace),
+            means,
+            owner,
+            state,
+            seen,
+            service: None,
+            slots: None,
+            costs: BTreeMap::new(),
+            status: None,
+            written: None,
+            told: None,
+            refused: None,
+        }
+    }
+
+    /// Says that the pool cannot be driven, and why.
+    pub async fn refuse(&mut self, reason: &'static str, message: &str) {
+        let before = self.status();
+        let after = status::of_refusal(self.subject(&before), reason, message);
+        self.write_status(&before, after).await;
+        if self.refused.as_deref() != Some(message) {
+            self.refused = Some(message.to_owned());
+            self.tell(notice::trouble(reason, message)).await;
+        }
+    }
+
+    /// Keeps everything up, as the view says, until the view's driver ends.
+    pub async fn run(&mut self, mut view: watch::Receiver<PoolView>) {
+        self.refused = None;
+        loop {
+            let now = view.borrow_and_update().clone();
+            self.seen.mark_unchanged();
+            self.state.mark_unchanged();
+            self.round(now).await;
+            tokio::time::sleep(PAUSE).await;
+            tokio::select! {
+                changed = view.changed() => if changed.is_err() { return },
+                _ = self.state.changed() => {}
+                _ = self.seen.changed() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn round(&mut self, mut view: PoolView) {
+        let pods: Vec<PodFacts> = self.state.borrow().pods.values().cloned().collect();
+        let mut troubles: Vec<Trouble> = Vec::new();
+        // The endpoints first: clients wait for them.
+        let wanted = slot_addresses(&view, pods.iter());
+        troubles.extend(self.keep_slots(wanted).await.err().map(refusal));
+        troubles.extend(self.keep_service().await);
+        troubles.extend(self.keep_costs(&view, &pods).await.err().map(refusal));
+        troubles.extend(self.keep_scale(&view, &pods).await.err());
+        for (reason, message) in &troubles {
+            tracing::warn!(pool = %self.owner.key, reason, "{message}");
+            view.degrade(reason, message);
+        }
+        self.means.shown.show(&self.owner.key, &view);
+        let before = self.status();
+        let after = status::of_view(self.subject(&before), &view);
+        self.write_status(&before, after).await;
+        let events = self.told.as_ref().map(|told| notice::between(told, &view)).unwrap_or_default();
+        self.told = Some(view);
+        for event in events {
+            self.tell(event).await;
+        }
+    }
+
+    /// One Service and one EndpointSlice for each slot, and none for a slot that was retired.
+    async fn keep_slots(&mut self, wanted: BTreeMap<SlotId, Option<SlotAddress>>) -> Result<(), AskError> {
+        let mut there = match self.slots.take() {
+            Some(there) => there,
+            None => self.slots_there().await?.into_iter().map(|slot| (slot, None)).collect(),
+        };
+        let done = self.change_slots(&mut there, wanted).await;
+        self.slots = Some(there);
+        done
+    }
+
+    async fn change_slots(
+        &self,
+        there: &mut BTreeMap<SlotId, Option<Option<SlotAddress>>>,
+        wanted: BTreeMap<SlotId, Option<SlotAddress>>,
+    ) -> Result<(), AskError> {
+        let retired: Vec<SlotId> = there.keys().filter(|slot| !wanted.contains_key(slot)).copied().collect();
+        for (slot, holder) in wanted {
+            let written = there.get(&slot).cloned().flatten();
+            if written.as_ref() == Some(&holder) {
+                continue;
+            }
+            let name = self.owner.slot_name(slot);
+            if written.is_none() {
+                self.apply(&self.services, &name, &self.owner.slot_service(slot)).await?;
+            }
+            self.apply(&self.slices, &name, &self.owner.slot_slice(slot, holder.as_ref())).await?;
+            there.insert(slot, Some(holder));
+        }
+        for slot in retired {
+            let name = self.owner.slot_name(slot);
+            let params = DeleteParams::default();
+            let object = || format!("Service and EndpointSlice {name}");
+            if_there(self.means.kube.ask("delete", object(), self.services.delete(&name, &params)).await)?;
+            if_there(self.means.kube.ask("delete", object(), self.slices.delete(&name, &params)).await)?;
+            there.remove(&slot);
+        }
+        Ok(())
+    }
+
+    /// The slots for which an earlier operator has made objects.
+    async fn slots_there(&self) -> Result<BTreeSet<SlotId>, AskError> {
+        let these = ListParams::default().labels(&self.owner.slot_selector());
+        let listed = self.means.kube.ask("list", "the Services of slots", self.services.list(&these)).await?;
+        let ids = listed.items.iter().filter_map(|service| service.labels().get(SLOT_LABEL)?.parse().ok().map(SlotId));
+        Ok(ids.collect())
+    }
+
+    /// The pool's Service, unless somebody else has one of that name.
+    async fn keep_service(&mut self) -> Option<Trouble> {
+        self.owner.port = self.state.borrow().pool.as_ref().and_then(|pool| pool.spec.port);
+        let wanted = self.owner.service();
+        if self.service.as_ref() == Some(&wanted) {
+            return None;
+        }
+        let name = wanted.name_any();
+        let found = self.means.kube.ask("get", format!("the Service {name}"), self.services.get(&name)).await;
+        let found = match if_there(found) {
+            Ok(found) => found,
+            Err(error) => return Some(refusal(error)),
+        };
+        let owned = |service: &Service| {
+            let owners = service.owner_references().iter();
+            owners
+                .into_iter()
+                .any(|owner| (owner.kind.as_str(), &owner.name) == ("WebSocketPool", &self.owner.key.name))
+        };
+        if found.as_ref().is_some_and(|found| !owned(found)) {
+            let sentence = format!(
+                "the Service {name} is somebody else's, and the pool's would have its name: let it lead to port 7480 of the \
+                 pods, where their sidecars are, or rename or delete it"
+            );
+            return Some(("ServiceTaken", sentence));
+        }
+        match self.apply(&self.services, &name, &wanted).await {
+            Ok(()) => {
+                self.service = Some(wanted);
+                None
+            }
+            Err(error) => Some(refusal(error)),
+        }
+    }
+
+    /// Each pod's deletion cost, so that a ReplicaSet takes the right one.
+    async fn keep_costs(&mut self, view: &PoolView, pods: &[PodFacts]) -> Result<(), AskError> {
+        let costs = pods.iter().filter_map(|pod| Some((pod, replicas::cost_to_write(pod, Some(view))?)));
+        let costs: Vec<_> = costs.collect();
+        self.costs.retain(|uid, _| costs.iter().any(|(pod, _)| &pod.uid == uid));
+        for (pod, cost) in costs {
+            if self.costs.get(&pod.uid) == Some(&cost) {
+                continue;
+            }
+            let patch = json!({"metadata": {"uid": pod.uid, "annotations": {DELETION_COST: cost.to_string()}}});
+            let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+            let request = self.pods.patch_metadata(&pod.name, &params, &patch);
+            match self.means.kube.ask("patch", format!("the deletion cost of pod {}", pod.name), request).await {
+                Ok(_) => drop(self.costs.insert(pod.uid.clone(), cost)),
+                // It has gone, and perhaps another one of its name has come.
+                Err(error) if error.is_missing() || error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The target's scale, where the pool says how many replicas it wants.
+    async fn keep_scale(&mut self, view: &PoolView, pods: &[PodFacts]) -> Result<(), Trouble> {
+        let wanted = self.state.borrow().pool.as_ref().and_then(|pool| pool.spec.replicas);
+        let Seen { target: Some(target), scaled: Some(scaled) } = self.seen.borrow().clone() else { return Ok(()) };
+        let decide = |desired| replicas::step(wanted, desired, Some(view), pods.iter());
+        if !matches!(decide(scaled.desired), Step::Set(_)) {
+            return Ok(());
+        }
+        // What was seen may be old: it is decided on what is there, and written only over that.
+        let failed = |error: super::target::TargetError| ("CannotScale", error.to_string());
+        let scaled = target.scale().await.map_err(failed)?;
+        let Step::Set(replicas) = decide(scaled.desired) else { return Ok(()) };
+        target.set(&scaled, replicas).await.map_err(failed)?;
+        let of = target.of();
+        tracing::info!(pool = %self.owner.key, from = scaled.desired, to = replicas, "the target is scaled");
+        self.tell(notice::scaled(&of.kind, &of.name, scaled.desired, replicas)).await;
+        Ok(())
+    }
+
+    async fn apply<K>(&self, api: &Api<K>, name: &str, object: &K) -> Result<(), AskError>
+    where
+        K: Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    {
+        let params = PatchParams::apply(MANAGER).force();
+        self.means.kube.ask("apply", name, api.patch(name, &params, &Patch::Apply(object))).await.map(drop)
+    }
+
+    /// What the status says now.
+    fn status(&self) -> PoolStatus {
+        let known = || self.state.borrow().pool.as_ref().and_then(|pool| pool.status.clone());
+        self.status.clone().or_else(known).unwrap_or_default()
+    }
+
+    fn subject<'a>(&'a self, before: &'a PoolStatus) -> Subject<'a> {
+        let generation = self.state.borrow().pool.as_ref().and_then(|pool| pool.metadata.generation);
+        Subject {
+            name: &self.owner.key.name,
+            generation: generation.unwrap_or_default(),
+            replicas: self.seen.borrow().scaled.as_ref().map_or(0, |scaled| scaled.replicas),
+            before,
+            now: Timestamp::now(),
+        }
+    }
+
+    async fn write_status(&mut self, before: &PoolStatus, after: PoolStatus) {
+        let now = Instant::now();
+        if status::due(before, &after, self.written, now).is_none_or(|due| due > now) {
+            return;
+        }
+        let name = &self.owner.key.name;
+        let body = json!({"apiVersion": "wspool.dev/v1alpha1", "kind": "WebSocketPool", "status": after});
+        let params = PatchParams::apply(MANAGER).force();
+        let patch = Patch::Apply(body);
+        let request = self.pools.patch_status(name, &params, &patch);
+        // Also when it fails: an API server in trouble is not asked more often.
+        self.written = Some(now);
+        match self.means.kube.ask("apply", format!("the status of {}", self.owner.key), request).await {
+            Ok(_) => self.status = Some(after),
+            Err(error) => tracing::warn!(%error, "the status is not written"),
+        }
+    }
+
+    async fn tell(&self, mut event: Event) {
+        if let Some(note) = &mut event.note {
+            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+        }
+        let object = self.owner.object();
+        let published = self.means.recorder.publish(&event, &object);
+        if let Err(error) = self.means.kube.ask("write", format!("an event of {}", self.owner.key), published).await {
+            tracing::warn!(%error, "an event is not written");
+        }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is mapped over errors")]
+fn refusal(error: AskError) -> Trouble {
+    ("CannotApply", error.to_string())
+}
