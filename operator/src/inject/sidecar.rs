@@ -29,14 +29,14 @@ pub mod port {
 pub(super) const BIN_VOLUME: &str = "wspool-bin";
 const STATE_VOLUME: &str = "wspool-state";
 const PLACEMENT_VOLUME: &str = "wspool-placement";
-const KEYS_VOLUME: &str = "wspool-keys";
+const PEERS_VOLUME: &str = "wspool-peers";
 /// What a pool's ConfigMap is called: the pool's name, and this.
 const PLACEMENT_SUFFIX: &str = "-placement";
 const STATE: &str = "/var/lib/wspool";
 const PLACEMENT: &str = "/etc/wspool/placement";
 /// What a pool's Secret is called: the pool's name, and this.
-const KEYS_SUFFIX: &str = "-keys";
-const KEYS: &str = "/etc/wspool/keys";
+const PEERS_SUFFIX: &str = "-peers";
+const PEERS: &str = "/etc/wspool/peers";
 /// The user of the image, for pods that would override it with root.
 const USER: i64 = 65_532;
 
@@ -92,8 +92,8 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, app: u16, resources: 
             variable("WSPOOL_ADVERTISE", format!("$(POD_IP):{}", port::CLIENTS)),
             variable("WSPOOL_UPSTREAM", format!("$(POD_IP):{app}")),
             variable("WSPOOL_CONTROL", format!("0.0.0.0:{}", port::CONTROL)),
-            variable("WSPOOL_CONTROL_KEYS", format!("{KEYS}/control.pem")),
-            variable("WSPOOL_PEER_KEYS", format!("{KEYS}/peers")),
+            variable("WSPOOL_CONTROL_KEYS", format!("{PLACEMENT}/control.pem")),
+            variable("WSPOOL_PEER_KEYS", format!("{PEERS}/keys")),
             variable("WSPOOL_METRICS", format!("0.0.0.0:{}", port::METRICS)),
             variable("WSPOOL_PLACEMENT", format!("{PLACEMENT}/placement.json.gz")),
             variable("WSPOOL_STATE_DIR", STATE),
@@ -114,7 +114,7 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, app: u16, resources: 
             mount(BIN_VOLUME, BIN),
             mount(STATE_VOLUME, STATE),
             VolumeMount { read_only: Some(true), ..mount(PLACEMENT_VOLUME, PLACEMENT) },
-            VolumeMount { read_only: Some(true), ..mount(KEYS_VOLUME, KEYS) },
+            VolumeMount { read_only: Some(true), ..mount(PEERS_VOLUME, PEERS) },
         ]),
         ..Container::default()
     }
@@ -135,8 +135,8 @@ pub(super) fn volumes(pool: &str) -> [Volume; 4] {
         optional: Some(true),
         ..ConfigMapVolumeSource::default()
     };
-    let keys = SecretVolumeSource {
-        secret_name: Some(format!("{pool}{KEYS_SUFFIX}")),
+    let peers = SecretVolumeSource {
+        secret_name: Some(format!("{pool}{PEERS_SUFFIX}")),
         optional: Some(true),
         ..SecretVolumeSource::default()
     };
@@ -145,7 +145,7 @@ pub(super) fn volumes(pool: &str) -> [Volume; 4] {
         // A placement, and room for the next one beside it: a ConfigMap holds 1 MiB, compressed.
         in_memory(STATE_VOLUME, "32Mi"),
         Volume { name: PLACEMENT_VOLUME.to_owned(), config_map: Some(placement), ..Volume::default() },
-        Volume { name: KEYS_VOLUME.to_owned(), secret: Some(keys), ..Volume::default() },
+        Volume { name: PEERS_VOLUME.to_owned(), secret: Some(peers), ..Volume::default() },
     ]
 }
 
