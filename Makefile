@@ -46,6 +46,7 @@ fmt: ## format the code
 generate: ## write the generated files anew
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd > $(CRD)
 	$(MAKE) chart
+	WSPOOL_GENERATE=1 $(CARGO) test --quiet --locked --package wspool-tests --test kubernetes_crd page
 
 chart: ## copy the CRD into the Helm chart
 	cp $(CRD) $(CHART_CRD)

@@ -364,7 +364,7 @@ fn is_subdomain(name: &str) -> bool {
 }
 
 fn is_source(name: &str) -> bool {
-    !name.is_empty() && name.len() <= rules::MAX_SOURCE
+    !name.is_empty() && name.chars().count() <= rules::MAX_SOURCE
 }
 
 /// A token of RFC 9110, as the names of headers and cookies are.
@@ -376,7 +376,7 @@ fn is_token(name: &str) -> bool {
 fn is_template(path: &str) -> bool {
     let keys = path.split('/').filter(|segment| *segment == "{key}").count();
     let braces = path.matches(['{', '}']).count();
-    path.starts_with('/') && keys == 1 && braces == 2 && !path.contains(['?', '#'])
+    is_source(path) && path.starts_with('/') && keys == 1 && braces == 2 && !path.contains(['?', '#'])
 }
 
 #[cfg(test)]

@@ -1,0 +1,504 @@
+//! The `WebSocketPool` resource as its users meet it: kubectl and a real API server beside `wspool-operator`, which reads
+//! the same pools from files.
+//!
+//! One table says which pools are refused, and with which words. It is run against both, and it is `docs/pool-errors.md`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use futures_util::{StreamExt as _, stream};
+use harness::control_plane::{Access, Namespace};
+use harness::operator::Files;
+use harness::until;
+use serde_json::{Value, json};
+
+/// How many kubectls run side by side.
+const AT_ONCE: usize = 4;
+
+/// A pool that is fine. The table's pools are this one with a change.
+const POOL: &str = "{apiVersion: wspool.dev/v1alpha1, kind: WebSocketPool, metadata: {name: chat}, spec: {target: \
+                    {apiVersion: apps/v1, kind: Deployment, name: chat}, port: 3000, key: {from: [{query: user}]}}}";
+
+/// Refused by both with the same words: the change, the field that is named, what is said of it.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("metadata: {name: 1chat}", "metadata.name", NAME),
+    ("metadata: {name: chat.eu}", "metadata.name", NAME),
+    ("metadata: {name: a-name-of-one-and-fifty-letters-and-dashes-too-long}", "metadata.name", NAME),
+    (
+        "spec: {target: {apiVersion: apps/v1/x}}",
+        "spec.target.apiVersion",
+        "cannot be used; write a group and version, for example apps/v1",
+    ),
+    (
+        "spec: {target: {kind: deployments.apps}}",
+        "spec.target.kind",
+        "cannot be used; write a kind, for example Deployment",
+    ),
+    ("spec: {target: {name: ''}}", "spec.target.name", "cannot be used; write the name of a workload"),
+    ("spec: {key: {from: []}}", "spec.key.from", "names no source; write for example - query: user"),
+    ("spec: {key: {from: [{query: ''}]}}", "spec.key.from[0].query", "cannot be used; write a parameter's name"),
+    ("spec: {key: {from: [{header: 'x user'}]}}", "spec.key.from[0].header", HEADER),
+    ("spec: {key: {from: [{header: Wspool-Key}]}}", "spec.key.from[0].header", HEADER),
+    ("spec: {key: {from: [{cookie: 'a=b'}]}}", "spec.key.from[0].cookie", "cannot be used; write a cookie's name"),
+    ("spec: {key: {from: [{query: user}, {path: /rooms}]}}", "spec.key.from[1].path", PATH),
+    ("spec: {key: {from: [{path: 'rooms/{key}'}]}}", "spec.key.from[0].path", PATH),
+    ("spec: {key: {from: [{path: '/rooms/room-{key}'}]}}", "spec.key.from[0].path", PATH),
+    ("spec: {key: {from: [{path: '/{key}/{key}'}]}}", "spec.key.from[0].path", PATH),
+    ("spec: {key: {from: [{path: '/{user}/{key}'}]}}", "spec.key.from[0].path", PATH),
+    ("spec: {key: {from: [{path: '/chat?room={key}'}]}}", "spec.key.from[0].path", PATH),
+    (
+        "spec: {key: {from: [{subprotocol: 'a, b'}]}}",
+        "spec.key.from[0].subprotocol",
+        "cannot be used; write the prefix of a subprotocol",
+    ),
+    ("spec: {key: {from: [{jwt: ''}]}}", "spec.key.from[0].jwt", "cannot be used; write a claim's name"),
+    (
+        "spec: {key: {from: [{jwt: sub}, {query: user}], trust: Verified}}",
+        "spec.key.trust",
+        "needs a token from every client; write only jwt sources",
+    ),
+    (
+        "spec: {strategy: LeastConnections, hashing: {algorithm: HAProxy}}",
+        "spec.hashing.algorithm",
+        "has no part in the strategy LeastConnections; leave it out",
+    ),
+    (
+        "spec: {hashing: {seedFrom: {secretKeyRef: {name: A_Secret, key: seed}}}}",
+        "spec.hashing.seedFrom.secretKeyRef.name",
+        "cannot be used; write the name of a Secret",
+    ),
+    (
+        "spec: {hashing: {seedFrom: {secretKeyRef: {name: hashing, key: ''}}}}",
+        "spec.hashing.seedFrom.secretKeyRef.key",
+        "cannot be used; write a key of the Secret",
+    ),
+    ("spec: {rebalance: {rate: 0}}", "spec.rebalance.rate", RATE),
+    ("spec: {rebalance: {rate: fast}}", "spec.rebalance.rate", RATE),
+    ("spec: {rebalance: {rate: '50'}}", "spec.rebalance.rate", RATE),
+    ("spec: {rebalance: {rate: 0%}}", "spec.rebalance.rate", RATE),
+    ("spec: {rebalance: {rate: 101%}}", "spec.rebalance.rate", RATE),
+    ("spec: {rebalance: {rate: 5000000000}}", "spec.rebalance.rate", RATE),
+    ("spec: {rebalance: {settle: 61m}}", "spec.rebalance.settle", "is out of range; write 0s to 1h"),
+    ("spec: {rebalance: {returnTimeout: 999ms}}", "spec.rebalance.returnTimeout", "is out of range; write 1s to 1h"),
+    ("spec: {drain: {timeout: 0s}}", "spec.drain.timeout", "is out of range; write 1s to 1h"),
+    ("spec: {limits: {idle: 25h}}", "spec.limits.idle", "is out of range; write 0s, or 1s to 24h"),
+    ("spec: {notice: {closeCode: 999}}", "spec.notice.closeCode", CLOSE_CODE),
+    ("spec: {notice: {closeCode: 1005}}", "spec.notice.closeCode", CLOSE_CODE),
+    ("spec: {notice: {closeCode: 1006}}", "spec.notice.closeCode", CLOSE_CODE),
+    ("spec: {notice: {closeCode: 1015}}", "spec.notice.closeCode", CLOSE_CODE),
+    ("spec: {notice: {closeCode: 5000}}", "spec.notice.closeCode", CLOSE_CODE),
+    ("spec: {notice: {appCloseCode: 1004}}", "spec.notice.appCloseCode", CLOSE_CODE),
+    (
+        "spec: {notice: {reason: 'éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé'}}",
+        "spec.notice.reason",
+        "does not fit into a close frame; write at most 123 bytes",
+    ),
+    (
+        "spec: {gateway: {path: gateway, url: 'wss://s{slot}/'}}",
+        "spec.gateway.path",
+        "cannot be used; write a path, for example /gateway",
+    ),
+    ("spec: {gateway: {path: /gateway, url: 'wss://chat.example.com/'}}", "spec.gateway.url", SLOT_URL),
+    ("spec: {gateway: {path: /gateway, url: 'https://s{slot}.chat.example.com/'}}", "spec.gateway.url", SLOT_URL),
+    (
+        "spec: {autoscaling: {minReplicas: 3, maxReplicas: 2, connectionsPerPod: 1000}}",
+        "spec.autoscaling.minReplicas",
+        "is more than maxReplicas; write at most as many",
+    ),
+    (
+        "spec: {redis: {urlFrom: {secretKeyRef: {name: '', key: url}}}}",
+        "spec.redis.urlFrom.secretKeyRef.name",
+        "cannot be used; write the name of a Secret",
+    ),
+];
+
+const NAME: &str = "is not a name; write 1 to 50 of a-z, 0-9 and -, a letter first and no - at the end";
+const HEADER: &str =
+    "cannot be used; write a header's name, and none that begins with wspool: clients' own are stripped";
+const PATH: &str = "cannot be used; write a path with one segment {key}, for example /rooms/{key}";
+const RATE: &str = "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
+const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
+const SLOT_URL: &str =
+    "cannot be used; write an address with one {slot} in it, for example wss://s{slot}.chat.example.com/";
+
+/// Refused by both, each in its own words: the change, what kubectl says, what the operator says.
+const REFUSED_IN_OTHER_WORDS: &[(&str, &str, &str)] = &[
+    ("spec: {colour: blue}", "unknown field \"spec.colour\"", "unknown field `colour`"),
+    (
+        "spec: {rebalance: {ratePerSecond: 5}}",
+        "unknown field \"spec.rebalance.ratePerSecond\"",
+        "unknown field `ratePerSecond`",
+    ),
+    (
+        "spec: {strategy: RoundRobin}",
+        "spec.strategy: Unsupported value: \"RoundRobin\": supported values: \"ConsistentHash\", \"LeastConnections\"",
+        "unknown variant `RoundRobin`, expected `ConsistentHash` or `LeastConnections`",
+    ),
+    (
+        "spec: {rebalance: {settle: 5 s}}",
+        "spec.rebalance.settle: Invalid value: \"5 s\": is not a duration; write for example 500ms, 5s, 1m30s or 1h",
+        "spec.rebalance: \"5 s\" is not a duration; write for example 500ms, 5s, 1m30s or 1h",
+    ),
+    (
+        "spec: {drain: {timeout: 60}}",
+        "spec.drain.timeout in body must be of type string: \"integer\"",
+        "spec.drain: \"60\" is not a duration; write for example 500ms, 5s, 1m30s or 1h",
+    ),
+    (
+        "spec: {key: {from: [{query: user, header: x-user}]}}",
+        "spec.key.from[0]: Invalid value: is not one source; write one of query, header, cookie, path, subprotocol and jwt",
+        "spec.key.from[0]: invalid value: map, expected map with a single key",
+    ),
+    (
+        "spec: {key: {from: [{}]}}",
+        "spec.key.from[0]: Invalid value: is not one source; write one of query, header, cookie, path, subprotocol and jwt",
+        "spec.key.from[0]: invalid value: map, expected map with a single key",
+    ),
+    (
+        "spec: {key: null}",
+        "spec.key: Required value",
+        "spec.key.from: [] names no source; write for example - query: user",
+    ),
+    (
+        "spec: {key: {from: [{query: a}, {query: b}, {query: c}, {query: d}, {query: e}, {query: f}, {query: g}, \
+         {query: h}, {query: i}]}}",
+        "spec.key.from: Too many: 9: must have at most 8 items",
+        "spec.key.from: 9 sources are too many; write at most 8",
+    ),
+    (
+        "spec: {port: 0}",
+        "spec.port in body should be greater than or equal to 1",
+        "spec.port: 0 is out of range; write 1 to 65535",
+    ),
+    (
+        "spec: {port: http}",
+        "spec.port in body must be of type integer: \"string\"",
+        "spec.port: invalid type: string \"http\", expected u16",
+    ),
+    (
+        "spec: {replicas: 1001}",
+        "spec.replicas in body should be less than or equal to 1000",
+        "spec.replicas: 1001 is out of range; write 0 to 1000",
+    ),
+    (
+        "spec: {rebalance: {maxInFlight: 0}}",
+        "spec.rebalance.maxInFlight in body should be greater than or equal to 1",
+        "spec.rebalance.maxInFlight: 0 is out of range; write 1 to 1000000",
+    ),
+    (
+        "spec: {rebalance: {minReturned: 101}}",
+        "spec.rebalance.minReturned in body should be less than or equal to 100",
+        "spec.rebalance.minReturned: 101 is out of range; write 0 to 100",
+    ),
+    (
+        "spec: {limits: {connections: 10000001}}",
+        "spec.limits.connections in body should be less than or equal to 10000000",
+        "spec.limits.connections: 10000001 is out of range; write 0 to 10000000",
+    ),
+    (
+        "spec: {router: {replicas: -1}}",
+        "spec.router.replicas in body should be greater than or equal to 0",
+        "spec.router.replicas: invalid type: integer `-1`, expected u32",
+    ),
+    (
+        "spec: {autoscaling: {minReplicas: 0, maxReplicas: 2, connectionsPerPod: 1000}}",
+        "spec.autoscaling.minReplicas in body should be greater than or equal to 1",
+        "spec.autoscaling.minReplicas: 0 is out of range; write 1 to 1000",
+    ),
+];
+
+/// Refused by the API server alone: the change, and what kubectl says.
+const REFUSED_IN_A_CLUSTER: &[(&str, &str)] = &[
+    ("spec: {target: null}", "spec.target: Required value"),
+    ("spec: {port: null}", "spec.port: Required value"),
+    (
+        "spec: {hashing: {seedFrom: {file: seed.hex}}}",
+        "spec.hashing.seedFrom: Invalid value: is not for a cluster; write secretKeyRef: {name, key}",
+    ),
+];
+
+/// Accepted by the API server, and refused by the operator, which says so in the pool's conditions.
+const NOT_BUILT: &[(&str, &str)] = &[
+    (
+        "spec: {key: {from: [{jwt: sub}], trust: Verified}}",
+        "spec.key.trust: Verified is not built yet; write Routing\n\
+         spec.key.from[0].jwt: sub is not built yet; write a query, header, cookie or path",
+    ),
+    ("spec: {key: {trust: AppAsserted}}", "spec.key.trust: AppAsserted is not built yet; write Routing"),
+    ("spec: {strategy: LeastConnections}", "spec.strategy: LeastConnections is not built yet; write ConsistentHash"),
+    (
+        "spec: {hashing: {algorithm: NginxKetama}}",
+        "spec.hashing.algorithm: NginxKetama is not built yet; write Rendezvous",
+    ),
+    (
+        "spec: {gateway: {path: /gateway, url: 'wss://s{slot}.chat.example.com/'}}",
+        "spec.gateway: an address book is not built yet; leave it out",
+    ),
+    ("spec: {router: {replicas: 2}}", "spec.router.replicas: 2 is not built yet"),
+    (
+        "spec: {autoscaling: {minReplicas: 2, maxReplicas: 20, connectionsPerPod: 1000}, replicas: 2}",
+        "spec.autoscaling: an autoscaler is not built yet; leave it out",
+    ),
+    (
+        "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}}",
+        "spec.redis: a Redis is not built yet; leave it out",
+    ),
+];
+
+/// Accepted by both: as far as every field goes, and nulls.
+const ACCEPTED: &[&str] = &[
+    "metadata: {name: c}",
+    "metadata: {name: a-name-of-fifty-letters-and-dashes-is-short-enough}",
+    "spec: {replicas: 1000, port: 65535, target: {apiVersion: v1, kind: ReplicationController, name: chat.v2}}",
+    "spec: {key: {from: [{query: ü}, {header: X-User}, {cookie: __Host-id}, {path: '/*/{key}'}, {path: '/{key}/'}]}}",
+    "spec: {rebalance: {rate: 0.001%, settle: 0s, returnTimeout: 1000ms, maxInFlight: 1, minReturned: 0}}",
+    "spec: {rebalance: {rate: 100%, settle: 0.5h30m, returnTimeout: 1h, maxInFlight: 1000000, minReturned: 100}}",
+    "spec: {rebalance: {rate: 100000, mode: Paused, unit: Connection}, ownerUnreachable: Reject}",
+    "spec: {notice: {closeCode: 4999, appCloseCode: 1000, message: '{\"type\": \"reconnect\"}', reason: 'ééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé'}}",
+    "spec: {limits: {connections: 0, handshakesPerSecond: 1000000, perKey: 10000000, idle: 24h}, drain: {timeout: 1h}}",
+    "spec: {rebalance: {rate: null, settle: null}, notice: {message: null}, gateway: null, redis: null, drain: null}",
+];
+
+/// The pool with a change.
+fn pool(change: &str) -> String {
+    let read = |text: &str| -> Value { serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}")) };
+    let (mut pool, change) = (read(POOL), read(change));
+    json_patch::merge(&mut pool, &change);
+    pool.to_string()
+}
+
+/// The pool with a change that has nulls in it.
+fn pool_with_nulls(change: &str) -> String {
+    fn put(into: &mut Value, change: Value) {
+        match (into, change) {
+            (Value::Object(into), Value::Object(fields)) => {
+                fields.into_iter().for_each(|(name, value)| put(into.entry(name).or_insert_with(|| json!({})), value));
+            }
+            (into, value) => *into = value,
+        }
+    }
+    let mut pool: Value = serde_yaml::from_str(POOL).expect("YAML");
+    put(&mut pool, serde_yaml::from_str(change).expect("YAML"));
+    pool.to_string()
+}
+
+/// What the operator says of a pool in a file.
+fn operator(pool: &str) -> Result<(), String> {
+    let files = Files::new("");
+    files.write_members("[{name: server, address: '127.0.0.1:8000', control: '127.0.0.1:8001'}]\n");
+    std::fs::write(files.path("pool.yaml"), pool).expect("a file in a temporary folder");
+    let output = files.run(&["owner", "--pool", "pool.yaml", "--members", "members.yaml"], String::new());
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// A namespace in a cluster that has the resource.
+async fn namespace(purpose: &str) -> Namespace {
+    let namespace = Namespace::create(&Access::shared(), purpose).await;
+    let crd = repository("crds/websocketpools.wspool.dev.yaml");
+    let crd = std::fs::read_to_string(&crd).unwrap_or_else(|error| panic!("{}: {error}", crd.display()));
+    let apply = ["apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "--filename=-"];
+    namespace.kubectl(&apply, &crd).await.expect("the CRD is accepted without a warning");
+    until("the API server checks pools", async || {
+        namespace.kubectl(&["create", "--dry-run=server", "--filename=-"], &pool("{}")).await.map(drop)
+    })
+    .await;
+    namespace
+}
+
+fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// What is wrong with an answer that should have been a refusal with these words.
+fn not_refused<T>(change: &str, answer: Result<T, String>, words: &[&str]) -> Option<String> {
+    match answer {
+        Ok(_) => Some(format!("{change} is accepted")),
+        Err(refusal) if words.iter().all(|words| refusal.contains(words)) => None,
+        Err(refusal) => Some(format!("{change} is refused with other words: {refusal}")),
+    }
+}
+
+#[test]
+fn the_operator_refuses_every_pool_of_the_table_with_its_words() {
+    let same = REFUSED.iter().map(|&(change, field, words)| (change, vec![field, words]));
+    let other = REFUSED_IN_OTHER_WORDS.iter().map(|&(change, _, words)| (change, vec![words]));
+    let built = NOT_BUILT.iter().map(|&(change, words)| (change, vec![words]));
+    let rows = same.chain(other).chain(built);
+    let wrong: Vec<_> =
+        rows.filter_map(|(change, words)| not_refused(change, operator(&pool(change)), &words)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn kubectl_apply_refuses_every_pool_of_the_table_with_its_words() {
+    let same = REFUSED.iter().map(|&(change, field, words)| (change, vec![field, words]));
+    let other = REFUSED_IN_OTHER_WORDS.iter().map(|&(change, words, _)| (change, vec![words]));
+    let cluster = REFUSED_IN_A_CLUSTER.iter().map(|&(change, words)| (change, vec![words]));
+    let namespace = namespace("refused").await;
+    let answers = stream::iter(same.chain(other).chain(cluster)).map(async |(change, words)| {
+        let answer = namespace.apply(&pool(change)).await;
+        not_refused(change, answer, &words)
+    });
+    let wrong: Vec<_> = answers.buffered(AT_ONCE).filter_map(async |wrong| wrong).collect().await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_operator_accepts_what_is_as_it_should_be() {
+    for change in ACCEPTED {
+        assert_eq!(operator(&pool(change)), Ok(()), "{change}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn what_the_api_server_stores_the_operator_can_read() {
+    let namespace = namespace("accepted").await;
+    let built = NOT_BUILT.iter().map(|&(change, words)| (pool(change), Some(words)));
+    let rows = ACCEPTED.iter().map(|change| (pool_with_nulls(change), None)).chain(built);
+    let stored = stream::iter(rows).map(async |(pool, unbuilt)| {
+        let store = ["create", "--dry-run=server", "--output=json", "--filename=-"];
+        let stored = namespace.kubectl(&store, &pool).await.unwrap_or_else(|error| panic!("{pool}: {error}"));
+        (operator(&stored), unbuilt)
+    });
+    let answers: Vec<_> = stored.buffered(AT_ONCE).collect().await;
+    for (answer, unbuilt) in answers {
+        match (answer, unbuilt) {
+            (answer, None) => assert_eq!(answer, Ok(())),
+            (Err(refusal), Some(words)) => assert!(refusal.contains(words), "{refusal}"),
+            (Ok(()), Some(words)) => panic!("the operator does not say: {words}"),
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn kubectl_scale_writes_the_replicas_of_a_pool() {
+    let namespace = namespace("scale").await;
+    namespace.apply(&pool("spec: {replicas: 2}")).await.expect("a good pool");
+    namespace.kubectl(&["scale", "wsp/chat", "--current-replicas=2", "--replicas=5"], "").await.expect("it is scaled");
+    let replicas = namespace.kubectl(&["get", "wsp/chat", "--output=jsonpath={.spec.replicas}"], "").await;
+    assert_eq!(replicas.as_deref(), Ok("5"));
+
+    let refusal = namespace.kubectl(&["scale", "wsp/chat", "--replicas=1001"], "").await.expect_err("too many");
+    assert!(refusal.contains("spec.replicas"), "{refusal}");
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn kubectl_get_shows_the_status_and_an_autoscaler_finds_the_pods() {
+    let namespace = namespace("columns").await;
+    namespace.apply(&pool("spec: {replicas: 2}")).await.expect("a good pool");
+    let status = json!({"status": {
+        "observedGeneration": 1, "slots": 2, "replicas": 2, "selector": "app=chat", "connections": 1000, "epoch": 7,
+        "move": {"pending": 42},
+        "conditions": [
+            {"type": "Ready", "status": "True", "reason": "Stable", "message": "",
+             "lastTransitionTime": "2030-01-01T00:00:00Z"},
+        ],
+    }});
+    let patch = ["patch", "wsp/chat", "--subresource=status", "--type=merge", "--patch", &status.to_string()];
+    namespace.kubectl(&patch, "").await.expect("a status");
+
+    let table = namespace.kubectl(&["get", "websocketpools"], "").await.expect("a table");
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "SLOTS", "READY", "CONNECTIONS", "EPOCH", "MOVING", "AGE"]);
+    assert_eq!(rows[1][..6], ["chat", "2", "True", "1000", "7", "42"]);
+
+    let subresource = format!("/apis/wspool.dev/v1alpha1/namespaces/{}/websocketpools/chat/scale", namespace.name());
+    let scale = namespace.kubectl(&["get", "--raw", &subresource], "").await.expect("the scale subresource");
+    let scale: Value = serde_json::from_str(&scale).expect("JSON");
+    assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=chat"}));
+
+    // Two writers of conditions do not undo each other's.
+    let other = json!({
+        "apiVersion": "wspool.dev/v1alpha1", "kind": "WebSocketPool", "metadata": {"name": "chat"},
+        "status": {"conditions": [
+            {"type": "Degraded", "status": "False", "reason": "AsPlanned", "message": "",
+             "lastTransitionTime": "2030-01-01T00:00:00Z"},
+        ]},
+    });
+    let apply = ["apply", "--server-side", "--subresource=status", "--field-manager=other", "--filename=-"];
+    namespace.kubectl(&apply, &other.to_string()).await.expect("another condition");
+    let types = ["get", "wsp/chat", "--output=jsonpath={.status.conditions[*].type}"];
+    assert_eq!(namespace.kubectl(&types, "").await.as_deref(), Ok("Ready Degraded"));
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn kubectl_explain_says_what_a_field_is_for_with_its_unit_and_default() {
+    let namespace = namespace("explained").await;
+    let explained = until("kubectl explains the resource", async || {
+        namespace.kubectl(&["explain", "wsp.spec.rebalance"], "").await
+    })
+    .await;
+    let said = explained.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [
+        "enum: Automatic, DryRun, Paused",
+        "in the whole pool: 1 to 100000 per second, or a share of its connections per minute, 0.001% to 100%. Default: 50.",
+        "counts as lost, 1s to 1h. Default: 1m.",
+    ] {
+        assert!(said.contains(words), "not {words:?} in\n{explained}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn the_example_is_accepted() {
+    let namespace = namespace("example").await;
+    let example = std::fs::read_to_string(repository("examples/kubernetes.yaml")).expect("the example");
+    let apply = ["apply", "--dry-run=server", "--warnings-as-errors", "--filename=-"];
+    let answer = namespace.kubectl(&apply, &example).await.expect("it is accepted");
+    assert!(
+        answer.contains("websocketpool.wspool.dev/chat created") && answer.contains("deployment.apps/chat created")
+    );
+}
+
+#[test]
+fn the_page_of_refusals_is_the_table() {
+    let path = repository("docs/pool-errors.md");
+    let page = page();
+    if std::env::var_os("WSPOOL_GENERATE").is_some() {
+        std::fs::write(&path, &page).expect("a file in the repository");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == page, "{} is stale: run `make generate`", path.display());
+}
+
+fn page() -> String {
+    let mut page = String::from(
+        "<!-- Generated from tests/tests/kubernetes_crd.rs by `make generate`, and tested there. -->\n\
+         # What is wrong with a pool\n\n\
+         `kubectl apply` refuses a pool that cannot work, all faults at once, each with its field. `wspool-operator\n\
+         standalone`, `owner` and `plan` refuse the same pools in files with the same words.\n\n\
+         | field | what is said of it | for example |\n|---|---|---|\n",
+    );
+    let code = |text: &str| format!("`{}`", text.replace('|', "\\|"));
+    let last = |field: &str| field.rsplit('.').next().map(str::to_owned);
+    for alike in REFUSED.chunk_by(|(_, a, words), (_, b, others)| words == others && last(a) == last(b)) {
+        let changes: Vec<_> = alike.iter().map(|(change, ..)| code(change)).collect();
+        let (_, field, words) = alike[0];
+        writeln!(page, "| {field} | {words} | {} |", changes.join("<br>")).expect("memory");
+    }
+    page.push_str(
+        "\nWhat does not fit the resource's shape, the API server and the operator's parser say in their own words. Where a\n\
+         type is wrong they may check the rest only once it is right:\n\n\
+         | a pool with | kubectl | the operator |\n|---|---|---|\n",
+    );
+    for (change, kubectl, operator) in REFUSED_IN_OTHER_WORDS {
+        writeln!(page, "| {} | {kubectl} | {operator} |", code(change)).expect("memory");
+    }
+    page.push_str("\nOnly a cluster refuses:\n\n| a pool with | kubectl |\n|---|---|\n");
+    for (change, words) in REFUSED_IN_A_CLUSTER {
+        writeln!(page, "| {} | {words} |", code(change)).expect("memory");
+    }
+    page.push_str(
+        "\nThe resource has fields whose work is still to come. The API server accepts them; the operator leaves such a pool\n\
+         alone and says why:\n\n| a pool with | the operator |\n|---|---|\n",
+    );
+    for (change, words) in NOT_BUILT {
+        writeln!(page, "| {} | {} |", code(change), words.replace('\n', "<br>")).expect("memory");
+    }
+    page
+}
