@@ -105,7 +105,7 @@ pub(super) struct Rule {
 
 /// All rules.
 pub(super) fn all() -> Vec<Rule> {
-    // A name of RFC 9110's tokens; a header's and a cookie's are.
+    // A token (RFC 9110, 5.6.2), as the names of headers and cookies are; \x27 is the quote that would end the text.
     const TOKEN: &str = "^[!#$%&\\x27*+.^_`|~0-9A-Za-z-]+$";
     const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
     const DATA_KEY: &str = "^[-._a-zA-Z0-9]+$";
