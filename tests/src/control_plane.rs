@@ -12,14 +12,18 @@
 //! | [`certificates`] | who everybody is |
 //! | [`namespace`] | a test's own corner: what it applies, the pods that come of it |
 //! | [`kubelet`] | plays the kubelet: pods become ready, and go |
+//! | [`host`] | plays it with real processes: what a pod says is started at its address |
+//! | [`release`] | the chart in a namespace, with the operator's real processes in its pods |
 //!
 //! Tests share one control plane. A test that stops its API server starts one for itself, which does not disturb the
 //! others: [`ControlPlane::start`].
 
 pub mod access;
 pub mod certificates;
+pub mod host;
 pub mod kubelet;
 pub mod namespace;
+pub mod release;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -32,8 +36,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 pub use access::Access;
+pub use host::Host;
 pub use kubelet::Kubelet;
 pub use namespace::Namespace;
+pub use release::Operators;
 
 use crate::ports;
 use crate::process::Process;

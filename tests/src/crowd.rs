@@ -57,17 +57,28 @@ impl Crowd {
 
     /// A client with a habit.
     pub fn join_with(&mut self, key: &str, entries: &[SocketAddr], habit: Habit) {
+        let entries = entries.to_vec();
+        self.join_by(key, habit, move |_| entries.clone());
+    }
+
+    /// A client that looks up each time where it may enter, by its key.
+    pub fn join_by(&mut self, key: &str, habit: Habit, entries: impl Fn(&str) -> Vec<SocketAddr> + Send + 'static) {
         let id = {
             let mut lives = self.lock();
             lives.push(Life { key: key.to_owned(), stays: Vec::new(), refusals: Vec::new() });
             lives.len() - 1
         };
-        let (lives, key, entries) = (Arc::clone(&self.lives), key.to_owned(), entries.to_vec());
+        let (lives, key) = (Arc::clone(&self.lives), key.to_owned());
         self.tasks.spawn(async move {
             let write =
                 |note: &mut dyn FnMut(&mut Life)| note(&mut lives.lock().unwrap_or_else(PoisonError::into_inner)[id]);
             loop {
-                let entry = entries[rand::random_range(0..entries.len())];
+                let open = entries(&key);
+                if open.is_empty() {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+                let entry = open[rand::random_range(0..open.len())];
                 let client = match Client::try_connect(entry, &key).await {
                     Ok(client) => client,
                     Err(error) => {

@@ -38,10 +38,22 @@ impl Process {
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         log: &Path,
     ) -> Self {
+        Self::start_in(name, program, arguments, std::iter::empty::<(&str, &str)>(), log)
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_in(
+        name: &str,
+        program: &Path,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+        log: &Path,
+    ) -> Self {
         let output = File::options().create(true).append(true).open(log).expect("a log that can be written");
         let errors = output.try_clone().expect("a log that can be written twice");
         let child = Command::new(program)
             .args(arguments)
+            .envs(environment)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
@@ -61,6 +73,11 @@ impl Process {
         // It may have ended by itself.
         let _ = self.child.kill();
         self.child.wait().expect("the end of a killed process");
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child's status").is_some()
     }
 
     /// Waits until it has ended by itself.

@@ -1,0 +1,340 @@
+//! Runs what pods of pools say, as a kubelet would: the app and its sidecar, at the pod's address.
+//!
+//! A pod is started as it was injected: the sidecar's variables, the files of its volumes and the preStop hook are those
+//! that stand in it. Only folders and `0.0.0.0` are put in their place, because all pods share one machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::Method;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio::task::{JoinSet, LocalSet};
+
+use super::kubelet::free_address;
+use super::{Kubelet, Namespace};
+use crate::http::Http;
+use crate::process::{Process, program};
+use crate::{App, Guestbook, until};
+
+/// How often pods are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Where the apps listen.
+const APP_PORT: u16 = 3000;
+const CLIENTS: u16 = 7480;
+const METRICS: u16 = 7483;
+/// The label of pods that are run here.
+const POOL_LABEL: &str = "wspool.dev/pool";
+const SIDECAR: &str = "wspool-sidecar";
+
+/// The host of one namespace's pods. Their processes end when it is dropped.
+///
+/// It has a thread of its own, on which all its apps run: so they write the guestbook in the order in which things happened.
+pub struct Host {
+    pods: Pods,
+    thread: Option<JoinHandle<()>>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+type Pods = Arc<Mutex<BTreeMap<String, Running>>>;
+
+/// A pod with its processes.
+pub struct Running {
+    /// Its name, which its app greets with.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Whether its kubelet has reported that it is ready.
+    pub ready: bool,
+    app: Option<App>,
+    sidecar: Option<Process>,
+    leaving: bool,
+    folder: TempDir,
+}
+
+impl Host {
+    /// Runs the pods of a namespace as they come.
+    pub fn start(namespace: &Namespace, book: &Guestbook) -> Self {
+        let pods = Pods::default();
+        let (stop, stopped) = oneshot::channel();
+        let (work, book, running) = (namespace.clone(), book.clone(), Arc::clone(&pods));
+        let thread = std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            LocalSet::new().block_on(&runtime, async {
+                let work = Work::new(&work, book, running).await;
+                tokio::select! {
+                    () = work.run() => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { pods, thread: Some(thread), stop: Some(stop) }
+    }
+
+    /// Where clients may enter: the pods that are ready.
+    pub fn entries(&self) -> Vec<SocketAddr> {
+        entries(&self.pods)
+    }
+
+    /// The same, for clients that look it up each time.
+    pub fn directory(&self) -> impl Fn(&str) -> Vec<SocketAddr> + Clone + Send + use<> {
+        let pods = Arc::clone(&self.pods);
+        move |_| entries(&pods)
+    }
+
+    /// The names of the pods that run, with their UIDs.
+    pub fn names(&self) -> BTreeMap<String, String> {
+        self.lock().values().map(|pod| (pod.uid.clone(), pod.name.clone())).collect()
+    }
+
+    /// The address of a pod.
+    pub fn address(&self, name: &str) -> Ipv4Addr {
+        self.lock().values().find(|pod| pod.name == name).unwrap_or_else(|| panic!("no pod {name}")).ip
+    }
+
+    /// Kills everything in a pod at once, as when its node dies. The API still says that it runs.
+    pub fn kill(&self, name: &str) {
+        let mut pods = self.lock();
+        let pod = pods.values_mut().find(|pod| pod.name == name).unwrap_or_else(|| panic!("no pod {name}"));
+        pod.app = None;
+        if let Some(mut sidecar) = pod.sidecar.take() {
+            sidecar.kill();
+        }
+        pod.ready = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        lock(&self.pods)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().expect("it is taken once").join();
+        self.lock().clear();
+        assert!(ended.is_ok() || std::thread::panicking(), "the host of the pods panicked");
+    }
+}
+
+fn lock(pods: &Pods) -> MutexGuard<'_, BTreeMap<String, Running>> {
+    pods.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn entries(pods: &Pods) -> Vec<SocketAddr> {
+    let pods = lock(pods);
+    let open = pods.values().filter(|pod| pod.ready && !pod.leaving);
+    open.map(|pod| SocketAddr::from((pod.ip, CLIENTS))).collect()
+}
+
+#[derive(Clone)]
+struct Work {
+    api: Api<Pod>,
+    maps: Api<ConfigMap>,
+    secrets: Api<Secret>,
+    kubelet: Kubelet,
+    book: Guestbook,
+    http: Http,
+    pods: Pods,
+}
+
+impl Work {
+    async fn new(namespace: &Namespace, book: Guestbook, pods: Pods) -> Self {
+        // Its connections are driven on this thread.
+        let client = namespace.access().client().await;
+        let namespace = namespace.name();
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        Self {
+            kubelet: Kubelet::new(api.clone()),
+            api,
+            maps: Api::namespaced(client.clone(), namespace),
+            secrets: Api::namespaced(client, namespace),
+            book,
+            http: Http::default(),
+            pods,
+        }
+    }
+
+    async fn run(self) {
+        let mut tasks = JoinSet::new();
+        loop {
+            // A paused API server gives no answer.
+            let listed = self.api.list(&ListParams::default().labels(POOL_LABEL)).await.map(|list| list.items);
+            for pod in listed.iter().flatten() {
+                let uid = pod.uid().expect("a stored pod has a UID");
+                let known = lock(&self.pods).get(&uid).map(|pod| pod.leaving);
+                match (known, pod.metadata.deletion_timestamp.is_some()) {
+                    (None, false) => {
+                        let running = self.begin(pod);
+                        lock(&self.pods).insert(uid.clone(), running);
+                        tasks.spawn_local(self.clone().start(pod.clone(), uid));
+                    }
+                    (Some(false), true) => {
+                        if let Some(running) = lock(&self.pods).get_mut(&uid) {
+                            running.leaving = true;
+                        }
+                        tasks.spawn_local(self.clone().stop(pod.clone(), uid));
+                    }
+                    (None, true) => drop(tasks.spawn_local(self.clone().end(pod.clone()))),
+                    _ => {}
+                }
+            }
+            if let Ok(listed) = listed {
+                let there: Vec<String> = listed.iter().filter_map(kube::ResourceExt::uid).collect();
+                lock(&self.pods).retain(|uid, _| there.contains(uid));
+            }
+            while let Some(ended) = tasks.try_join_next() {
+                ended.expect("a pod's kubelet never panics");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn begin(&self, pod: &Pod) -> Running {
+        Running {
+            name: pod.name_any(),
+            uid: pod.uid().expect("a stored pod has a UID"),
+            ip: free_address(),
+            ready: false,
+            app: None,
+            sidecar: None,
+            leaving: false,
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        }
+    }
+
+    async fn start(self, pod: Pod, uid: String) {
+        let Some((ip, folder)) =
+            lock(&self.pods).get(&uid).map(|running| (running.ip, running.folder.path().to_owned()))
+        else {
+            return;
+        };
+        let name = pod.name_any();
+        let app = App::start_at((ip, APP_PORT).into(), &name, &self.book).await;
+        let injected = self.injected(&pod, ip, &folder).await;
+        let sidecar = Process::start(&name, &program(SIDECAR), &injected, &folder.join("log"));
+        if let Some(running) = lock(&self.pods).get_mut(&uid) {
+            (running.app, running.sidecar) = (Some(app), Some(sidecar));
+        }
+        until("the pod's sidecar is ready", async || {
+            self.http.send(Method::GET, (ip, METRICS).into(), "/readyz", "").await.map(drop)
+        })
+        .await;
+        self.kubelet.ready(&pod, ip).await;
+        if let Some(running) = lock(&self.pods).get_mut(&uid) {
+            running.ready = true;
+        }
+    }
+
+    /// The injected container's command line: its variables as flags, with the files of its volumes.
+    async fn injected(&self, pod: &Pod, ip: Ipv4Addr, folder: &Path) -> Vec<String> {
+        let spec = pod.spec.as_ref().expect("a stored pod has a spec");
+        let sidecar = spec.init_containers.iter().flatten().find(|container| container.name == SIDECAR);
+        let sidecar = sidecar.unwrap_or_else(|| panic!("pod {} was not injected", pod.name_any()));
+        self.mount(pod, sidecar, folder).await;
+        let mut arguments = Vec::new();
+        for variable in sidecar.env.iter().flatten() {
+            let Some(flag) = variable.name.strip_prefix("WSPOOL_") else { continue };
+            let value = match &variable.value {
+                Some(value) => value.replace("$(POD_IP)", &ip.to_string()).replace("0.0.0.0", &ip.to_string()),
+                None => pod.uid().expect("a stored pod has a UID"),
+            };
+            arguments.push(format!("--{}", flag.to_lowercase().replace('_', "-")));
+            arguments.push(rooted(folder, &value));
+        }
+        arguments
+    }
+
+    /// Writes the files of the sidecar's volumes, once the objects that they come from are there.
+    async fn mount(&self, pod: &Pod, sidecar: &Container, folder: &Path) {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        for volume in volumes {
+            let Some(mount) = sidecar.volume_mounts.iter().flatten().find(|mount| mount.name == volume.name) else {
+                continue;
+            };
+            let place = PathBuf::from(rooted(folder, &mount.mount_path));
+            fs::create_dir_all(&place).expect("a folder of the pod");
+            if let Some(source) = &volume.config_map {
+                let map = until("the pool's ConfigMap", async || {
+                    self.maps.get(&source.name).await.map_err(|error| error.to_string())
+                })
+                .await;
+                for (name, text) in map.data.iter().flatten() {
+                    fs::write(place.join(name), text).expect("a file of the pod");
+                }
+                for (name, bytes) in map.binary_data.iter().flatten() {
+                    fs::write(place.join(name), &bytes.0).expect("a file of the pod");
+                }
+            }
+            if let Some(source) = &volume.secret {
+                let name = source.secret_name.clone().unwrap_or_default();
+                let secret = until("the pool's Secret", async || {
+                    self.secrets.get(&name).await.map_err(|error| error.to_string())
+                })
+                .await;
+                for (name, bytes) in secret.data.iter().flatten() {
+                    fs::write(place.join(name), &bytes.0).expect("a file of the pod");
+                }
+            }
+        }
+    }
+
+    /// What a kubelet does with a deleted pod: the preStop hook, then the app's end, then the sidecar's.
+    async fn stop(self, pod: Pod, uid: String) {
+        let Some((ip, folder)) =
+            lock(&self.pods).get(&uid).map(|running| (running.ip, running.folder.path().to_owned()))
+        else {
+            return;
+        };
+        let has_processes = lock(&self.pods).get(&uid).is_some_and(|running| running.sidecar.is_some());
+        if has_processes {
+            self.run_hook(&pod, ip, &folder).await;
+        }
+        let sidecar = lock(&self.pods).get_mut(&uid).and_then(|running| {
+            running.app = None;
+            running.sidecar.take()
+        });
+        if let Some(mut sidecar) = sidecar {
+            sidecar.signal(Signal::SIGTERM);
+            sidecar.ended().await;
+        }
+        self.end(pod).await;
+    }
+
+    async fn run_hook(&self, pod: &Pod, ip: Ipv4Addr, folder: &Path) {
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let hooks = containers.filter_map(|container| container.lifecycle.as_ref()?.pre_stop.as_ref()?.exec.as_ref());
+        for hook in hooks {
+            let command: Vec<String> = hook.command.iter().flatten().map(|word| rooted(folder, word)).collect();
+            let (binary, words) = command.split_first().expect("a hook has a command");
+            let (verb, rest) = words.split_first().expect("it is the sidecar's");
+            // Its own loopback is that of its pod.
+            let mut hook = Command::new(binary);
+            hook.arg(verb).args(["--control", &format!("{ip}:7481")]).args(rest).kill_on_drop(true);
+            let ended = hook.status().await.expect("a hook that runs");
+            assert!(ended.success(), "the preStop hook of {} ended with {ended}", pod.name_any());
+        }
+    }
+
+    async fn end(self, pod: Pod) {
+        self.kubelet.gone(&pod).await;
+    }
+}
+
+/// A path of the pod, in its folder.
+fn rooted(folder: &Path, value: &str) -> String {
+    if value.starts_with('/') { format!("{}{value}", folder.display()) } else { value.to_owned() }
+}
