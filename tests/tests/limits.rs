@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use harness::wait::{equal, within};
 use harness::{App, Client, Guestbook, Plan, Sidecar, until};
 use ring::settings::{Limits, Missing, Settings};
 use tokio::task::JoinSet;
@@ -115,15 +116,18 @@ async fn a_connection_that_is_silent_for_too_long_is_closed_and_a_busy_one_is_no
         let silent = Client::connect(sidecar.listen, "silent").await;
         let mut end = Box::pin(silent.stay());
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
-        loop {
-            tokio::select! {
-                _ = &mut end => break,
-                _ = ticks.tick() => busy.check().await,
+        let talk_meanwhile = async {
+            loop {
+                tokio::select! {
+                    _ = &mut end => break,
+                    _ = ticks.tick() => busy.check().await,
+                }
             }
-        }
+        };
+        within("the end of the silent connection", talk_meanwhile).await;
         busy.check().await;
         until("the app has seen it go", async || {
-            harness::wait::equal(&(book.count_at("server"), book.visits_of("silent")[0].left.is_some()), &(1, true))
+            equal(&(book.count_at("server"), book.visits_of("silent")[0].left.is_some()), &(1, true))
         })
         .await;
         let breaks = sidecar.status().await.breaks;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::wait::equal;
+use harness::wait::{equal, within};
 use harness::{App, Backend, Client, Guestbook, Sidecar, Wire, until};
 use tokio::time::Instant;
 
@@ -157,9 +157,12 @@ async fn an_endless_head_is_cut_off() {
     let mut client = Wire::dial(scene.sidecar.listen).await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ").await;
     // As long as it is taken, for ever.
-    while client.try_send([b'x'; 1024]).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    within("the end of the endless head", async {
+        while client.try_send([b'x'; 1024]).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert_eq!(scene.refusals("too_large").await, 1);
 
     let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(16 * 1024));
@@ -186,14 +189,17 @@ async fn a_head_that_breaks_off_or_takes_too_long_is_refused() {
     slow.send("GET / HTTP/1.1\r\n").await;
     // One header a second never is a silence, and never an end.
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    let answer = loop {
-        tokio::select! {
-            answer = slow.up_to("\r\n\r\n") => break answer,
-            _ = ticks.tick() => {}
+    let answer = within("an answer to the slow head", async {
+        loop {
+            tokio::select! {
+                answer = slow.up_to("\r\n\r\n") => break answer,
+                _ = ticks.tick() => {}
+            }
+            // It may have been closed in between.
+            let _ = slow.try_send("X: 1\r\n").await;
         }
-        // It may have been closed in between.
-        let _ = slow.try_send("X: 1\r\n").await;
-    };
+    })
+    .await;
     assert!(answer.starts_with(b"HTTP/1.1 408 "), "{:?}", String::from_utf8_lossy(&answer));
     assert!(began.elapsed() > Duration::from_secs(5), "a client on a bad line has some time");
     assert_eq!(scene.refusals("slow").await, 1);
