@@ -42,6 +42,10 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// A sidecar that has not acknowledged a new term by then holds up the others no longer.
 const ANNOUNCEMENT: Duration = Duration::from_secs(5);
 
+/// Sidecars avoid a peer that did not answer for ten seconds, and then report what they hold: for so long its keys may
+/// still go to their next-best slots.
+const STILL_AVOIDED: Duration = Duration::from_secs(12);
+
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -97,9 +101,33 @@ pub struct Saved {
     /// Tables under which keys may still be held, newest first.
     #[serde(default)]
     pub predecessors: Vec<Predecessor>,
+    /// What such tables came to while holders were out of reach: their slots are vacant. Listed as predecessors too, as far
+    /// as there is room: they stand for what a crash or a partition left behind.
+    #[serde(default)]
+    pub absences: Vec<Predecessor>,
     /// What sidecars had counted when the move began.
     #[serde(default)]
     pub baselines: BTreeMap<String, Totals>,
+}
+
+impl Saved {
+    /// Whether keys may be held by others than their owners.
+    fn is_moving(&self) -> bool {
+        !self.predecessors.is_empty() || !self.absences.is_empty()
+    }
+
+    /// The predecessors that the placement lists, newest first.
+    fn listed(&self) -> Vec<Predecessor> {
+        let all = self.predecessors.iter().chain(&self.absences);
+        let mut listed: Vec<_> = all.take(MAX_PREDECESSORS).cloned().collect();
+        listed.sort_by_key(|predecessor| std::cmp::Reverse(predecessor.version));
+        listed
+    }
+
+    fn former_holders(&self) -> impl Iterator<Item = &Holder> {
+        let tables = self.predecessors.iter().chain(&self.absences);
+        tables.flat_map(|predecessor| &predecessor.table.slots).filter_map(|slot| slot.holder.as_ref())
+    }
 }
 
 /// Where a pool stands.
@@ -131,8 +159,8 @@ pub struct Machine {
     pace: Pace,
     /// What the last move came to.
     last: MoveView,
-    /// Slots whose holder was out of reach: their keys may be held at their next-best slots.
-    fell_back: BTreeSet<SlotId>,
+    /// Slots whose holder was out of reach, and when last: their keys may be held at their next-best slots.
+    absent: BTreeMap<SlotId, Instant>,
     /// The predecessors are at their limit: no new placement until a move ends.
     full: bool,
 }
@@ -194,7 +222,7 @@ impl Machine {
             moving: None,
             pace: Pace::default(),
             last: MoveView::default(),
-            fell_back: BTreeSet::new(),
+            absent: BTreeMap::new(),
             full: false,
         }
     }
@@ -209,7 +237,7 @@ impl Machine {
             Event::Report(report) => {
                 let slot = self.slot_of(&report.uid);
                 let restarted = self.fleet.hear(*report, &self.saved.baselines, now);
-                self.fell_back.extend(slot.filter(|_| restarted));
+                self.absent.extend(slot.filter(|_| restarted).map(|slot| (slot, now)));
             }
             Event::Tick => {}
         }
@@ -226,6 +254,7 @@ impl Machine {
             return actions;
         }
         self.take_over(now, &mut actions);
+        self.note_absences(now);
         self.adopt_what_is_due(now, &mut actions);
         if tick {
             self.recall(now, &mut actions);
@@ -267,9 +296,8 @@ impl Machine {
 
     /// Whether a placement leads to a sidecar, or did while its keys move.
     pub fn needs(&self, uid: &str) -> bool {
-        let before = self.saved.predecessors.iter().flat_map(|predecessor| &predecessor.table.slots);
-        let slots = self.saved.roster.slots.iter().chain(before);
-        slots.filter_map(|slot| slot.holder.as_ref()).any(|holder| holder.uid == uid)
+        let current = self.saved.roster.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        current.chain(self.saved.former_holders()).any(|holder| holder.uid == uid)
     }
 
     fn outranked_by(&self) -> Option<Version> {
@@ -354,17 +382,24 @@ impl Machine {
     fn adopt(&mut self, target: Target, now: Instant, actions: &mut Vec<Action>) -> bool {
         let Target { roster, hasher, settings, others } = target;
         let table = Table { hasher: hasher.clone(), slots: roster.slots.clone() };
-        let was = Predecessor { version: self.saved.version, table: self.table() };
-        let before = std::iter::once(was).chain(self.saved.predecessors.iter().cloned());
-        let predecessors = succession::predecessors(&table, before, |uid| self.is_dead(uid));
+        let before = self.tables();
+        let predecessors = succession::predecessors(&table, before.iter().cloned(), |uid| self.is_dead(uid));
         self.full = predecessors.len() > MAX_PREDECESSORS;
         if self.full {
             return false;
         }
-        self.saved = Saved { hasher, roster, predecessors, ..std::mem::take(&mut self.saved) };
+        let mut absences = Vec::new();
+        // While nothing moves, what has fallen back is brought home when its owner is back.
+        if !predecessors.is_empty() {
+            let absent = self.absent.keys().copied().collect();
+            let meanwhile = self.saved.absences.iter().cloned().chain(succession::without(&before, &absent));
+            let all = predecessors.iter().cloned().chain(meanwhile);
+            absences = succession::predecessors(&table, all, |uid| self.is_dead(uid)).split_off(predecessors.len());
+        }
+        self.saved = Saved { hasher, roster, predecessors, absences, ..std::mem::take(&mut self.saved) };
         self.saved.version.epoch += 1;
         (self.settings, self.others) = (settings, others);
-        if !self.saved.predecessors.is_empty() {
+        if self.saved.is_moving() {
             self.begin_move(now);
         }
         self.put_in_force(actions);
@@ -375,47 +410,50 @@ impl Machine {
     /// those keys from where they are, and nobody would count their return. So it is published again, with what was true
     /// meanwhile as predecessors: the slots were vacant.
     fn recall(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let silent = self.saved.roster.slots.iter().filter(|slot| {
-            slot.holder.as_ref().is_some_and(|holder| self.state_of(&holder.uid) == MemberState::Unreachable)
-        });
-        self.fell_back.extend(silent.map(|slot| slot.id).collect::<Vec<_>>());
         if self.pool.pace.mode != Mode::Automatic {
             return;
         }
         let away = self.pending_by_slot();
-        let ready: BTreeSet<SlotId> = self.destinations().into_keys().collect();
-        self.fell_back.retain(|slot| !ready.contains(slot) || away.contains_key(slot));
-        let back: Vec<SlotId> = if self.saved.predecessors.is_empty() {
-            // Nothing else moves, so whatever is not at its owner has fallen back.
-            ready.into_iter().filter(|slot| away.contains_key(slot)).collect()
-        } else {
-            ready.into_iter().filter(|slot| self.fell_back.contains(slot)).collect()
-        };
+        // While nothing else moves, whatever is not at its owner has fallen back.
+        let fell_back = |slot: &SlotId| !self.saved.is_moving() || self.absent.contains_key(slot);
+        let ready = self.destinations().into_keys();
+        let back: BTreeSet<SlotId> = ready.filter(|slot| away.contains_key(slot) && fell_back(slot)).collect();
         if back.is_empty() {
             return;
         }
-        let each = back.iter().map(std::slice::from_ref);
-        let absences = std::iter::once(back.as_slice()).chain(each);
-        let meanwhile = absences.map(|absent| {
-            let mut table = self.table();
-            let absent = table.slots.iter_mut().filter(|slot| absent.contains(&slot.id));
-            absent.for_each(|slot| slot.holder = None);
-            Predecessor { version: self.saved.version, table }
-        });
-        let before = meanwhile.chain(self.saved.predecessors.iter().cloned());
-        let mut predecessors = succession::predecessors(&self.table(), before, |uid| self.is_dead(uid));
-        if predecessors.len() > MAX_PREDECESSORS {
-            if !self.saved.predecessors.is_empty() {
-                // They wait until the move is over.
-                return;
-            }
-            predecessors.truncate(MAX_PREDECESSORS);
-        }
-        self.fell_back.retain(|slot| !back.contains(slot));
-        self.saved.predecessors = predecessors;
-        self.saved.version.epoch += 1;
+        // Slots that are still out of reach were so meanwhile: a key may have gone to its third-best.
+        let all = self.absent.keys().chain(&back).copied().collect();
+        let each = back.iter().map(|slot| BTreeSet::from([*slot]));
+        let absences: Vec<BTreeSet<SlotId>> = [all, back.clone()].into_iter().chain(each).collect();
+        let tables = self.tables();
+        let meanwhile = absences.iter().flat_map(|absent| succession::without(&tables, absent));
+        let known: Vec<Predecessor> = self.saved.predecessors.iter().chain(&self.saved.absences).cloned().collect();
+        let is_dead = |uid: &str| self.is_dead(uid);
+        let known = succession::predecessors(&self.table(), known, is_dead);
+        let more = succession::predecessors(&self.table(), known.iter().cloned().chain(meanwhile), is_dead);
+        let more = more.get(known.len()..).unwrap_or_default().to_vec();
         self.begin_move(now);
-        self.put_in_force(actions);
+        if !more.is_empty() {
+            self.saved.absences.extend(more);
+            self.saved.version.epoch += 1;
+            self.put_in_force(actions);
+        }
+    }
+
+    /// Every table under which a key may be held, newest first.
+    fn tables(&self) -> Vec<Predecessor> {
+        let current = Predecessor { version: self.saved.version, table: self.table() };
+        std::iter::once(current).chain(self.saved.predecessors.iter().cloned()).collect()
+    }
+
+    fn note_absences(&mut self, now: Instant) {
+        let slots = self.saved.roster.slots.iter();
+        let silent = slots.filter(|slot| {
+            slot.holder.as_ref().is_some_and(|holder| self.state_of(&holder.uid) == MemberState::Unreachable)
+        });
+        let silent: Vec<(SlotId, Instant)> = silent.map(|slot| (slot.id, now)).collect();
+        self.absent.extend(silent);
+        self.absent.retain(|_, last| now < *last + STILL_AVOIDED);
     }
 
     /// Saves what is in force and sends it to everyone.
@@ -452,14 +490,14 @@ impl Machine {
             pool_uid: self.saved.pool_uid.clone(),
             version: self.saved.version,
             table: self.table(),
-            predecessors: self.saved.predecessors.clone(),
+            predecessors: self.saved.listed(),
             others: self.others.clone(),
             settings: self.settings.clone(),
         }
     }
 
     fn publish(&self, actions: &mut Vec<Action>) {
-        if self.saved.roster.slots.is_empty() && self.saved.predecessors.is_empty() {
+        if self.saved.roster.slots.is_empty() && !self.saved.is_moving() {
             return;
         }
         let mut behind = self.living().filter(|uid| !self.has_acknowledged(uid)).peekable();
@@ -489,7 +527,7 @@ impl Machine {
 
     /// Begins, follows and ends the move.
     fn follow_move(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.moving.is_none() && !self.saved.predecessors.is_empty() {
+        if self.moving.is_none() && self.saved.is_moving() {
             self.begin_move(now);
         }
         let members: BTreeSet<_> = self.members.iter().filter_map(|m| m.uid.clone()).collect();
@@ -507,8 +545,9 @@ impl Machine {
         self.fleet.retain(|uid| members.contains(uid));
         self.saved.baselines.clear();
         self.moving = None;
-        if !self.saved.predecessors.is_empty() {
+        if self.saved.is_moving() {
             self.saved.predecessors.clear();
+            self.saved.absences.clear();
             self.saved.version.epoch += 1;
             self.full = false;
             self.put_in_force(actions);
@@ -517,9 +556,12 @@ impl Machine {
 
     /// Whether a key may be held anywhere but at its owner.
     fn may_hold_moved_keys(&self) -> bool {
-        let former = self.saved.predecessors.iter().flat_map(|p| &p.table.slots).filter_map(|s| s.holder.as_ref());
-        let silent = former.map(|holder| &holder.uid).any(|uid| !self.is_dead(uid) && !self.has_acknowledged(uid));
-        silent || self.placed().any(|sidecar| sidecar.report.moved_keys > 0 || sidecar.report.in_flight > 0)
+        let unheard = |uid: &str| !self.is_dead(uid) && !self.has_acknowledged(uid);
+        let silent = self.saved.former_holders().any(|holder| unheard(&holder.uid));
+        // Without any owner no key counts as moved, and yet somebody may hold it.
+        let ownerless = self.saved.roster.slots.iter().all(|slot| slot.holder.is_none());
+        let holds_moved = |report: &Report| report.moved_keys > 0 || report.in_flight > 0;
+        silent || self.placed().map(|s| &s.report).any(|r| holds_moved(r) || (ownerless && r.connections > 0))
     }
 
     /// Connections whose owner is elsewhere now.

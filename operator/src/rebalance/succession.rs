@@ -1,5 +1,7 @@
 //! Which earlier tables a placement lists: those under which a key may still be held.
 
+use std::collections::BTreeSet;
+
 use ring::placement::{Predecessor, Table};
 use ring::{KeyHasher, SlotId};
 
@@ -26,6 +28,18 @@ pub fn predecessors(
         }
     }
     kept
+}
+
+/// The same tables as if some slots had been vacant: where keys are that went to their next-best slots meanwhile.
+pub fn without<'a>(
+    tables: impl IntoIterator<Item = &'a Predecessor>,
+    absent: &BTreeSet<SlotId>,
+) -> impl Iterator<Item = Predecessor> {
+    tables.into_iter().cloned().map(|mut predecessor| {
+        let absent = predecessor.table.slots.iter_mut().filter(|slot| absent.contains(&slot.id));
+        absent.for_each(|slot| slot.holder = None);
+        predecessor
+    })
 }
 
 /// What decides who owns a key.
@@ -73,6 +87,14 @@ mod tests {
         let kept = predecessors(&table(&[(0, "a"), (1, "b2")]), [old(1, &[(0, "a"), (1, "b")])], |uid| uid == "b");
         assert_eq!(epochs(&kept), [1]);
         assert_eq!(kept[0].table.slots[1].holder, None);
+    }
+
+    #[test]
+    fn an_absent_holder_gives_its_keys_to_the_next_best() {
+        let tables = [old(1, &[(0, "a"), (1, "b")])];
+        let meanwhile: Vec<_> = without(&tables, &BTreeSet::from([SlotId(1)])).collect();
+        assert_eq!(epochs(&predecessors(&tables[0].table, meanwhile, |_| false)), [1]);
+        assert!(predecessors(&tables[0].table, without(&tables, &BTreeSet::new()), |_| false).is_empty());
     }
 
     #[test]

@@ -264,6 +264,21 @@ fn a_process_that_restarts_in_mid_move_gets_its_clients_back() {
 }
 
 #[test]
+fn connections_without_an_owner_are_claimed_when_there_is_one_again() {
+    let mut sim = Sim::new(2, 100, 44);
+    sim.desired = 1;
+    sim.leave(1);
+    sim.run(STEP);
+    sim.crash(0);
+    sim.run(5 * SECOND);
+    assert!(sim.machine.saved.roster.slots.iter().all(|slot| slot.holder.is_none()));
+    sim.join("m2");
+    sim.settle_down();
+    let moved = sim.machine.view(sim.now).moving;
+    assert_eq!((moved.returned, moved.lost), (sim.evicted(), 0));
+}
+
+#[test]
 fn a_drain_may_exceed_the_rate_and_the_state_says_so() {
     let mut sim = Sim::new(2, 1_000, 43);
     sim.join("m2");
