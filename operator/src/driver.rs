@@ -13,8 +13,7 @@ pub mod health;
 
 use std::time::{Duration, Instant};
 
-use ring::Placement;
-use ring::Version;
+use ring::{Placement, SlotId, Version};
 use tokio::sync::{mpsc, watch as latest};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -62,6 +61,8 @@ pub struct Entry {
     pub weight: u8,
     /// What it does.
     pub role: Role,
+    /// The only slot that it may hold; `None` means any.
+    pub ordinal: Option<SlotId>,
     /// How it is, as far as its source knows.
     pub standing: Standing,
 }
@@ -412,6 +413,7 @@ impl Tracked {
             address: self.entry.address.clone(),
             weight: self.entry.weight,
             role: self.entry.role,
+            ordinal: self.entry.ordinal,
             state: self.health.state(patience, now),
         }
     }

@@ -98,6 +98,7 @@ fn ready(listed: Listed) -> Member {
         address: listed.address,
         weight: listed.weight,
         role: listed.role,
+        ordinal: None,
         state: MemberState::Ready,
     }
 }

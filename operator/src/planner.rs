@@ -11,6 +11,9 @@
 //!    no owner, then those of leaving ones.
 //! 5. A dead member's slot that nobody takes is vacant: its keys belong to their next-best slots. A leaving member keeps
 //!    its slot until somebody takes it, or until it is overdue.
+//!
+//! Members with ordinals (the pods of a `StatefulSet`) hold the slots of those, and no others: there are no spares, and slots
+//! are retired from the highest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +33,8 @@ pub struct Member {
     pub weight: u8,
     /// What it does.
     pub role: Role,
+    /// The only slot that it may hold; `None` means any.
+    pub ordinal: Option<SlotId>,
     /// How it is.
     pub state: MemberState,
 }
@@ -86,12 +91,16 @@ pub enum Scope {
 /// Plans the slots for the members as they are now. Planning again without a change changes nothing.
 pub fn plan(current: &Roster, members: &[Member], desired: usize, scope: Scope) -> Roster {
     let mut planner = Planner::new(current, members);
-    planner.retire(desired, scope);
-    if scope == Scope::Whole {
-        planner.make(desired);
+    if members.iter().any(|member| member.ordinal.is_some()) {
+        planner.follow_ordinals(desired, scope);
+    } else {
+        planner.retire(desired, scope);
+        if scope == Scope::Whole {
+            planner.make(desired);
+        }
+        planner.send_home(scope);
+        planner.replace(scope);
     }
-    planner.send_home(scope);
-    planner.replace(scope);
     planner.vacate();
     planner.finish()
 }
@@ -107,11 +116,17 @@ impl Member {
         self.role == Role::App && self.state == MemberState::Ready && self.uid.is_some()
     }
 
+    /// Whether it leaves, and no successor is waited for any more. There is none for an ordinal: the next pod that has it
+    /// comes when this one is gone.
+    fn waits_for_nobody(&self) -> bool {
+        self.state == (MemberState::Leaving { overdue: true }) || (self.is_leaving() && self.ordinal.is_some())
+    }
+
     fn is_leaving(&self) -> bool {
         matches!(self.state, MemberState::Leaving { .. })
     }
 
-    fn holder(&self) -> Option<Holder> {
+    pub(crate) fn holder(&self) -> Option<Holder> {
         let uid = self.uid.clone()?;
         Some(Holder { name: self.name.clone(), uid, address: self.address.clone() })
     }
@@ -160,6 +175,32 @@ impl<'a> Planner<'a> {
         for (hold, id) in surplus {
             if scope == Scope::Whole || matches!(hold, Hold::Dead | Hold::Leaving) {
                 self.slots.remove(&id);
+            }
+        }
+    }
+
+    fn follow_ordinals(&mut self, desired: usize, scope: Scope) {
+        let apps = self.members.iter().filter(|member| member.role == Role::App && !member.is_leaving());
+        let apps: Vec<_> = apps.filter_map(|member| Some((member.ordinal?, member))).collect();
+        for &(id, member) in apps.iter().filter(|_| scope == Scope::Whole) {
+            let vacant = Place { weight: member.weight, home: Some(&member.name), held: Held::Vacant };
+            self.slots.entry(id).or_insert(vacant);
+        }
+        let surplus = self.slots.len().saturating_sub(desired);
+        let highest: Vec<_> = self.slots.iter().rev().map(|(&id, place)| (id, place.hold())).take(surplus).collect();
+        for (id, hold) in highest {
+            if scope == Scope::Whole || matches!(hold, Hold::Dead | Hold::Leaving) {
+                self.slots.remove(&id);
+            }
+        }
+        for (id, member) in apps.into_iter().filter(|(_, member)| member.is_ready()) {
+            let open = self.slots.get(&id).is_some_and(|place| match place.held {
+                Held::Vacant => scope == Scope::Whole,
+                Held::ByDead => true,
+                Held::By(_) => false,
+            });
+            if open {
+                self.hand(id, member);
             }
         }
     }
@@ -218,7 +259,7 @@ impl<'a> Planner<'a> {
             match place.held {
                 Held::ByDead => place.held = Held::Vacant,
                 // With nobody left to take its keys, a leaving member serves them to the end.
-                Held::By(member) if member.state == (MemberState::Leaving { overdue: true }) && somebody_else => {
+                Held::By(member) if member.waits_for_nobody() && somebody_else => {
                     place.held = Held::Vacant;
                 }
                 _ => {}

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use ring::placement::{MAX_PREDECESSORS, Predecessor, Table};
 use ring::settings::Settings;
 use ring::wire::{Grant, Report};
-use ring::{Holder, KeyHasher, Placement, SlotId, Version};
+use ring::{Holder, KeyHasher, Placement, Slot, SlotId, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::planner::{self, Member, MemberState, Roster, Scope};
@@ -330,11 +330,30 @@ impl Machine {
         let version = &mut self.saved.version;
         *version = Version { term: version.term.max(known.term) + 1, epoch: version.epoch.max(known.epoch) };
         self.term = Term::Announcing { since: now };
+        if self.saved.roster.slots.is_empty() {
+            self.saved.roster = self.reported_roster(known);
+        }
         if !self.saved.roster.slots.is_empty() {
             self.saved.version.epoch += 1;
             self.others = self.others(&self.saved.roster);
             self.put_in_force(actions);
         }
+    }
+
+    /// The slots as those sidecars know them that have the newest version: what is left of a state that was lost. Which
+    /// tables were in force before is lost with it.
+    fn reported_roster(&self, newest: Version) -> Roster {
+        let mut roster = Roster::default();
+        let reported = self.fleet.iter().filter(|sidecar| sidecar.has(&self.saved.pool_uid, newest));
+        let slots = reported.filter_map(|sidecar| {
+            let member = self.members.iter().find(|member| member.uid.as_ref() == Some(&sidecar.report.uid))?;
+            Some((sidecar.report.slot?, member))
+        });
+        for (id, member) in slots.collect::<BTreeMap<_, _>>() {
+            roster.slots.push(Slot { id, weight: member.weight, holder: member.holder() });
+            roster.homes.insert(id, member.name.clone());
+        }
+        roster
     }
 
     fn target(&self, scope: Scope) -> Target {

@@ -289,6 +289,7 @@ fn entries(listed: &[Listed]) -> Vec<Entry> {
         control: listed.control.clone(),
         weight: listed.weight,
         role: listed.role,
+        ordinal: None,
         standing: Standing::Present,
     };
     listed.iter().map(entry).collect()

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
+use ring::SlotId;
 
 use crate::driver::{Entry, Standing};
 use crate::inject::{POOL_LABEL, SIDECAR, port};
@@ -103,6 +104,7 @@ impl PodFacts {
             control: at(ip, port::CONTROL),
             weight: 1,
             role: self.role,
+            ordinal: self.ordinal.map(SlotId),
             standing,
         })
     }

@@ -15,6 +15,7 @@ fn member(name: &str, state: MemberState) -> Member {
         address: "127.0.0.1:1".into(),
         weight: 1,
         role: Role::App,
+        ordinal: None,
         state,
     }
 }
@@ -40,6 +41,43 @@ fn whole(roster: &Roster, members: &[Member], desired: usize) -> Roster {
 
 fn abc() -> Roster {
     whole(&Roster::default(), &[ready("a"), ready("b"), ready("c")], 3)
+}
+
+/// The pod of a StatefulSet.
+fn ordinal(number: u32, state: MemberState) -> Member {
+    Member { ordinal: Some(SlotId(number)), ..member(&format!("web-{number}"), state) }
+}
+
+#[test]
+fn a_statefulsets_pod_holds_the_slot_of_its_ordinal_in_whatever_order_they_come() {
+    let mut pods = vec![ordinal(2, MemberState::Ready)];
+    let first = plan(&Roster::default(), &pods, 3, Scope::Whole);
+    assert_eq!(show(&first), "2:web-2");
+    pods.insert(0, ordinal(0, MemberState::Ready));
+    pods.push(ordinal(1, MemberState::Starting));
+    let then = plan(&first, &pods, 3, Scope::Whole);
+    assert_eq!(show(&then), "0:web-0 1:- 2:web-2");
+    pods[2] = ordinal(1, MemberState::Ready);
+    assert_eq!(show(&plan(&then, &pods, 3, Scope::Whole)), "0:web-0 1:web-1 2:web-2");
+}
+
+#[test]
+fn a_statefulset_shrinks_from_the_highest_ordinal_also_when_a_lower_one_is_vacant() {
+    let pods: Vec<_> = [0, 2].map(|number| ordinal(number, MemberState::Ready)).into();
+    let whole = plan(&Roster::default(), &[0, 1, 2].map(|n| ordinal(n, MemberState::Ready)), 3, Scope::Whole);
+    assert_eq!(show(&plan(&whole, &pods, 2, Scope::Whole)), "0:web-0 1:-");
+}
+
+#[test]
+fn a_statefulsets_pod_that_leaves_waits_for_no_successor_and_the_next_of_its_name_gets_its_slot() {
+    let mut pods = [0, 1].map(|number| ordinal(number, MemberState::Ready));
+    let both = plan(&Roster::default(), &pods, 2, Scope::Whole);
+    pods[1].state = MemberState::Leaving { overdue: false };
+    let left = plan(&both, &pods, 2, Scope::Forced);
+    assert_eq!(show(&left), "0:web-0 1:-");
+    pods[1] = Member { uid: Some("reborn".into()), ..ordinal(1, MemberState::Ready) };
+    assert_eq!(show(&plan(&left, &pods, 2, Scope::Whole)), "0:web-0 1:reborn");
+    assert_eq!(show(&plan(&both, &pods, 1, Scope::Forced)), "0:web-0", "what is to go goes at once when it is dead");
 }
 
 #[test]

@@ -197,6 +197,20 @@ fn an_operator_without_its_state_begins_above_what_the_sidecars_have() {
 }
 
 #[test]
+fn an_operator_without_its_state_takes_the_slots_over_that_sidecars_report_in_whatever_order_members_are_listed() {
+    let mut sim = Sim::new(3, 100, 31);
+    sim.members.reverse();
+    sim.tell_members();
+    sim.settle_down();
+    let slots = |sim: &Sim| sim.machine.saved().roster.slots.clone();
+    let before = slots(&sim);
+    sim.saved = None;
+    sim.restart_operator();
+    sim.settle_down();
+    assert_eq!((slots(&sim), sim.evicted()), (before, 0));
+}
+
+#[test]
 fn an_operator_that_is_outranked_stops() {
     let mut sim = Sim::new(2, 100, 31);
     let mut older = Machine::new(pool(), "pool-uid", None);

@@ -273,6 +273,18 @@ impl Machine {
             let message = "too many placements in a row still have keys; changes wait until some have moved";
             return condition("TooManyMoves", message.to_owned());
         }
+        let strangers = self.members.iter().filter(|member| {
+            let report = member.uid.as_ref().and_then(|uid| self.fleet.get(uid)).map(|sidecar| &sidecar.report);
+            report.is_some_and(|report| !report.pool_uid.is_empty() && report.pool_uid != self.saved.pool_uid)
+        });
+        let strangers: Vec<_> = strangers.map(|member| member.name.as_str()).collect();
+        if !strangers.is_empty() {
+            let message = format!(
+                "{} follow the placement of an earlier pool of this name: roll the servers out again",
+                strangers.join(", ")
+            );
+            return condition("OtherPool", message);
+        }
         let named = |state: MemberState| {
             let members = self.members.iter().filter(move |m| m.state == state && m.role == Role::App);
             members.map(|member| member.name.as_str()).collect::<Vec<_>>()

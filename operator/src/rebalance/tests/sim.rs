@@ -154,6 +154,7 @@ impl Sim {
             address: "127.0.0.1:1".into(),
             weight: 1,
             role: Role::App,
+            ordinal: None,
             state: MemberState::Ready,
         });
         self.tell_members();
