@@ -28,6 +28,8 @@ pub const SUSPECT_FOR: Duration = Duration::from_secs(10);
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a handshake waits for a key whose last connections are leaving.
 pub const LEAVING_WAIT: Duration = Duration::from_secs(5);
+/// Paths on a peer's client port that are for sidecars only begin so.
+pub const BETWEEN_SIDECARS: &str = "/.wspool/";
 /// The path of claims on a peer's client port.
 pub const CLAIMS: &str = "/.wspool/v1/claims";
 /// The path of drain notices on a peer's client port.

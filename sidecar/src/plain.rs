@@ -20,7 +20,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ring::claim::Arrival;
-use ring::wire::{Claim, Draining, Peer};
+use ring::wire::{Claim, Draining, Peer, Problem};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,7 +30,7 @@ use crate::auth::sha256;
 use crate::head::RequestHead;
 use crate::key;
 use crate::origin::{self, Origin};
-use crate::peers::{CLAIMS, DRAINING};
+use crate::peers::{BETWEEN_SIDECARS, CLAIMS, DRAINING};
 use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
 use crate::view::View;
@@ -114,6 +114,9 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
+    if is_handshake(&request) {
+        return upgrade_later(&sidecar, remote, request, upgraded).await;
+    }
     let view = sidecar.view();
     let target = path_and_query(request.uri()).to_owned();
     let asked = origin::Request { remote: remote.ip(), method: request.method().as_str(), target: &target };
@@ -125,6 +128,8 @@ async fn answer(
             DRAINING => return answer_draining(&sidecar, request).await,
             _ => (key, arrival, true),
         },
+        // Never passed on: to a peer it would go with the proof of this sidecar.
+        Origin::Client if request.uri().path().starts_with(BETWEEN_SIDECARS) => return not_a_peer(&sidecar),
         Origin::Client => match key::key_of(&request, &view.settings().key) {
             Ok(key) => (key, Arrival::Owner, false),
             Err(error) => {
@@ -133,9 +138,6 @@ async fn answer(
             }
         },
     };
-    if is_handshake(&request) {
-        return upgrade_later(&sidecar, remote, request, upgraded).await;
-    }
     forward(&sidecar, &view, remote, request, key.as_deref(), arrival, from_peer).await
 }
 
@@ -368,6 +370,16 @@ fn redirect(view: &View, owner: &Peer) -> Response<Body> {
             response.headers_mut().insert(HeaderName::from_static(name), value);
         }
     }
+    response
+}
+
+fn not_a_peer(sidecar: &Sidecar) -> Response<Body> {
+    sidecar.metrics.bad_request("not_a_peer");
+    let status = StatusCode::FORBIDDEN;
+    let detail =
+        format!("{BETWEEN_SIDECARS} is for sidecars of this pool, and this request does not prove to be of one");
+    let mut response = json(status, &Problem { status: status.as_u16(), title: "not-a-peer".into(), detail });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(Problem::CONTENT_TYPE));
     response
 }
 
