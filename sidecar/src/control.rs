@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use ring::wire::{Grant, Placed, Problem, Report};
 use serde::de::DeserializeOwned;
 
-use crate::auth::control::Covered;
+use crate::auth::control::{Asked, Denied};
 use crate::auth::since_1970_ms;
 use crate::drain::DrainState;
 use crate::evictor;
@@ -42,21 +42,23 @@ pub fn routes(sidecar: Arc<Sidecar>) -> Router {
 /// Lets a request pass that carries the operator's token for it, where the sidecar has keys to check one.
 async fn authorize(State(sidecar): State<Arc<Sidecar>>, request: Request, next: Next) -> Result<Response, Refusal> {
     let Some(auth) = &sidecar.control_auth else { return Ok(next.run(request).await) };
-    if request.uri().path() == DRAIN && from_hook(&sidecar, request.headers()) {
+    if (request.method(), request.uri().path()) == (&Method::PUT, DRAIN) && from_hook(&sidecar, request.headers()) {
         return Ok(next.run(request).await);
     }
     let (head, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, LARGEST_BODY)
-        .await
-        .map_err(|error| Refusal(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string()))?;
     let asked = format!("{} {}", head.method, head.uri.path());
-    let covered = Covered { uid: &sidecar.config.uid, request: &asked, body: &body };
-    let token = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    auth.check(token, covered, since_1970_ms() / 1000).map_err(|denied| {
+    let deny = |denied: Denied| {
         sidecar.metrics.denied(denied.label());
         tracing::warn!(request = asked, %denied, "a control request was denied");
         Refusal(denied.status(), denied.label(), denied.to_string())
-    })?;
+    };
+    let token = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let now = since_1970_ms() / 1000;
+    let signed = auth.signed(token, Asked { uid: &sidecar.config.uid, request: &asked }, now).map_err(deny)?;
+    let body = axum::body::to_bytes(body, LARGEST_BODY)
+        .await
+        .map_err(|error| Refusal(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string()))?;
+    auth.admit(signed, &body, now).map_err(deny)?;
     Ok(next.run(Request::from_parts(head, body.into())).await)
 }
 

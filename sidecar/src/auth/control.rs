@@ -23,16 +23,19 @@ pub struct ControlAuth {
     newest_term: AtomicU64,
 }
 
-/// A request to the control port, as far as a token covers it.
+/// A request to the control port, as far as its head says.
 #[derive(Clone, Copy, Debug)]
-pub struct Covered<'a> {
+pub struct Asked<'a> {
     /// The sidecar that was asked.
     pub uid: &'a str,
     /// `PUT /v1/placement`.
     pub request: &'a str,
-    /// Its body.
-    pub body: &'a [u8],
 }
+
+/// What the operator has signed for this sidecar and this request. Whether for this body, too, is to be seen: nobody
+/// else gets to send one.
+#[derive(Debug)]
+pub struct Signed(ControlClaims);
 
 /// Why a request was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,15 +96,15 @@ impl ControlAuth {
         Self { keys: KeyFile::new(file, public_keys), used: Seen::default(), newest_term: AtomicU64::new(0) }
     }
 
-    /// Checks a request. `now` is in seconds since 1970.
-    pub fn check(&self, authorization: Option<&str>, covered: Covered<'_>, now: u64) -> Result<(), Denied> {
+    /// Checks the token of a request, before its body is read. `now` is in seconds since 1970.
+    pub fn signed(&self, authorization: Option<&str>, asked: Asked<'_>, now: u64) -> Result<Signed, Denied> {
         let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).ok_or(Denied::Missing)?;
         let keys = self.keys.keys();
         if keys.is_empty() {
             return Err(Denied::NoKeys);
         }
         let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.set_audience(&[covered.uid]);
+        validation.set_audience(&[asked.uid]);
         // Checked below, against the time that was given.
         validation.validate_exp = false;
         validation.set_required_spec_claims(&["exp", "aud"]);
@@ -120,14 +123,19 @@ impl ControlAuth {
         if now > claims.exp || too_young || claims.exp.saturating_sub(claims.iat) > LONGEST_LIFE {
             return Err(Denied::Expired);
         }
-        if claims.req != covered.request || claims.body != sha256(covered.body) {
+        if claims.req == asked.request { Ok(Signed(claims)) } else { Err(Denied::OtherRequest) }
+    }
+
+    /// Uses a token for the body that came with it, once.
+    pub fn admit(&self, Signed(claims): Signed, body: &[u8], now: u64) -> Result<(), Denied> {
+        if claims.body != sha256(body) {
             return Err(Denied::OtherRequest);
         }
         if !self.used.first_use(claims.jti, claims.exp, now) {
             return Err(Denied::Replayed);
         }
         // A question changes nothing: a leader that has lost the placement learns by it which terms there were.
-        let asks = covered.request.starts_with("GET ");
+        let asks = claims.req.starts_with("GET ");
         if !asks && self.newest_term.fetch_max(claims.term, Ordering::AcqRel) > claims.term {
             return Err(Denied::OlderTerm);
         }
@@ -202,15 +210,21 @@ mod tests {
         }
     }
 
-    const COVERED: Covered<'_> = Covered { uid: "pod-1", request: "PUT /v1/placement", body: b"{}" };
+    const ASKED: Asked<'_> = Asked { uid: "pod-1", request: "PUT /v1/placement" };
+
+    impl ControlAuth {
+        fn check(&self, token: Option<&str>, asked: Asked<'_>, now: u64) -> Result<(), Denied> {
+            self.admit(self.signed(token, asked, now)?, b"{}", now)
+        }
+    }
 
     #[test]
     fn a_token_is_good_for_its_one_request() {
         let operator = Operator::new();
         let auth = operator.auth();
         let token = operator.sign(&claims());
-        assert_eq!(auth.check(Some(&token), COVERED, NOW + 1), Ok(()));
-        assert_eq!(auth.check(Some(&token), COVERED, NOW + 1), Err(Denied::Replayed));
+        assert_eq!(auth.check(Some(&token), ASKED, NOW + 1), Ok(()));
+        assert_eq!(auth.check(Some(&token), ASKED, NOW + 1), Err(Denied::Replayed));
     }
 
     #[test]
@@ -226,13 +240,13 @@ mod tests {
             (ControlClaims { body: sha256(b"other"), ..claims() }, Denied::OtherRequest),
         ];
         for (claims, denied) in cases {
-            assert_eq!(auth.check(Some(&operator.sign(&claims)), COVERED, NOW), Err(denied));
+            assert_eq!(auth.check(Some(&operator.sign(&claims)), ASKED, NOW), Err(denied));
         }
-        assert_eq!(auth.check(None, COVERED, NOW), Err(Denied::Missing));
-        assert_eq!(auth.check(Some("Bearer x.y.z"), COVERED, NOW), Err(Denied::Forged));
+        assert_eq!(auth.check(None, ASKED, NOW), Err(Denied::Missing));
+        assert_eq!(auth.check(Some("Bearer x.y.z"), ASKED, NOW), Err(Denied::Forged));
         let forged = Operator::new().sign(&claims());
-        assert_eq!(auth.check(Some(&forged), COVERED, NOW), Err(Denied::Forged));
-        assert_eq!(auth.check(Some(&operator.sign(&claims())), COVERED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&forged), ASKED, NOW), Err(Denied::Forged));
+        assert_eq!(auth.check(Some(&operator.sign(&claims())), ASKED, NOW), Ok(()));
     }
 
     #[test]
@@ -240,21 +254,21 @@ mod tests {
         let operator = Operator::new();
         let auth = operator.auth();
         let of_term = |term| operator.sign(&ControlClaims { term, ..claims() });
-        assert_eq!(auth.check(Some(&of_term(3)), COVERED, NOW), Ok(()));
-        assert_eq!(auth.check(Some(&of_term(4)), COVERED, NOW), Ok(()));
-        assert_eq!(auth.check(Some(&of_term(3)), COVERED, NOW), Err(Denied::OlderTerm));
+        assert_eq!(auth.check(Some(&of_term(3)), ASKED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&of_term(4)), ASKED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&of_term(3)), ASKED, NOW), Err(Denied::OlderTerm));
     }
 
     #[test]
     fn whoever_leads_may_ask_in_any_term_and_claims_none_by_it() {
         let operator = Operator::new();
         let auth = operator.auth();
-        let question = Covered { request: "GET /v1/status", ..COVERED };
+        let question = Asked { request: "GET /v1/status", ..ASKED };
         let of_term = |term, req: &str| operator.sign(&ControlClaims { term, req: req.into(), ..claims() });
-        assert_eq!(auth.check(Some(&of_term(3, COVERED.request)), COVERED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&of_term(3, ASKED.request)), ASKED, NOW), Ok(()));
         assert_eq!(auth.check(Some(&of_term(0, question.request)), question, NOW), Ok(()));
         assert_eq!(auth.check(Some(&of_term(9, question.request)), question, NOW), Ok(()));
-        assert_eq!(auth.check(Some(&of_term(3, COVERED.request)), COVERED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&of_term(3, ASKED.request)), ASKED, NOW), Ok(()));
     }
 
     #[test]
@@ -263,10 +277,10 @@ mod tests {
         let auth = operator.auth();
         let (file, away) = (operator.folder.path().join("keys.pem"), operator.folder.path().join("away"));
         std::fs::rename(&file, &away).unwrap();
-        assert_eq!(auth.check(Some(&operator.sign(&claims())), COVERED, NOW), Err(Denied::NoKeys));
+        assert_eq!(auth.check(Some(&operator.sign(&claims())), ASKED, NOW), Err(Denied::NoKeys));
         std::fs::rename(&away, &file).unwrap();
-        assert_eq!(auth.check(Some(&operator.sign(&claims())), COVERED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&operator.sign(&claims())), ASKED, NOW), Ok(()));
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(auth.check(Some(&operator.sign(&claims())), COVERED, NOW), Ok(()));
+        assert_eq!(auth.check(Some(&operator.sign(&claims())), ASKED, NOW), Ok(()));
     }
 }
