@@ -6,7 +6,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -82,17 +82,19 @@ impl Prestop {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let http: Http = Client::builder(TokioExecutor::new()).build_http();
-            self.drain(&http).await;
+            if tokio::time::timeout(self.timeout.0, self.drain(&http)).await.is_err() {
+                eprintln!("wspool: the sidecar is not empty after {}; going on", self.timeout);
+            }
             self.hook(&http).await
         })
     }
 
+    /// Returns when nothing is left, or nobody answers.
     async fn drain(&self, http: &Http) {
         let folder = std::env::current_exe().ok().and_then(|file| file.parent().map(Path::to_owned));
         let token = folder.and_then(|folder| std::fs::read_to_string(folder.join(TOKEN)).ok()).unwrap_or_default();
-        let deadline = Instant::now() + self.timeout.0;
         let mut failures = 0;
-        while Instant::now() < deadline {
+        loop {
             match self.ask(http, token.trim()).await {
                 Ok(report) if report.connections + report.transit == 0 => return,
                 Ok(_) => failures = 0,
@@ -106,7 +108,6 @@ impl Prestop {
             }
             tokio::time::sleep(POLL).await;
         }
-        eprintln!("wspool: connections were left after {}", self.timeout);
     }
 
     async fn ask(&self, http: &Http, token: &str) -> Result<Report, Box<dyn std::error::Error + Send + Sync>> {
