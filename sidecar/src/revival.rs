@@ -34,6 +34,9 @@ pub async fn run(sidecar: Arc<Sidecar>, app: SocketAddr, mut stop: watch::Receiv
             tracing::info!("the app is back: the drain is called off");
             evictor::call_off_drain(&sidecar).await;
         }
+        if !gone && !listens {
+            tracing::info!("the app has stopped listening: if it comes back, the drain is called off");
+        }
         gone = !listens;
     }
 }
