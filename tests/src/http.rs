@@ -45,11 +45,23 @@ impl Http {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<Answer, String> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("http://{at}{path}"))
-            .body(Full::new(body.into()))
-            .map_err(|error| error.to_string())?;
+        self.send_with(&[], method, at, path, body).await
+    }
+
+    /// Sends a request with headers.
+    pub async fn send_with(
+        &self,
+        headers: &[(&str, &str)],
+        method: Method,
+        at: SocketAddr,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, String> {
+        let mut request = Request::builder().method(method).uri(format!("http://{at}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).map_err(|error| error.to_string())?;
         let asking = async {
             let response = self.0.request(request).await.map_err(|error| format!("{path}: {error:?}"))?;
             let (head, body) = response.into_parts();

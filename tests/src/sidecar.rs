@@ -25,6 +25,7 @@ pub struct Sidecar {
     pub control: SocketAddr,
     metrics: SocketAddr,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     process: Process,
     http: Http,
     folder: TempDir,
@@ -35,6 +36,7 @@ pub struct Sidecar {
 pub struct Start {
     name: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     folder: TempDir,
 }
 
@@ -52,7 +54,7 @@ impl Sidecar {
     /// A sidecar to be described further.
     pub fn named(name: &str) -> Start {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Start { name: name.to_owned(), arguments: Vec::new(), folder }
+        Start { name: name.to_owned(), arguments: Vec::new(), environment: Vec::new(), folder }
     }
 
     /// Its folder: its state, its configuration, its log.
@@ -77,7 +79,7 @@ impl Sidecar {
 
     /// Starts it again, at the same ports and with the same folder, after it has ended.
     pub async fn start_again(&mut self) {
-        self.process = start_process(&self.name, &self.arguments, self.folder.path());
+        self.process = start_process(&self.name, &self.arguments, &self.environment, self.folder.path());
         self.ready().await;
     }
 
@@ -95,6 +97,21 @@ impl Sidecar {
     pub async fn put(&self, path: &str, body: impl Into<bytes::Bytes>) -> Answer {
         let answer = self.http.send(Method::PUT, self.control, path, body).await;
         answer.unwrap_or_else(|error| panic!("{} gave no answer: {error}", self.name))
+    }
+
+    /// Sends anything to its control port, with a token or without.
+    pub async fn ask(&self, token: Option<&str>, method: Method, path: &str, body: impl Into<bytes::Bytes>) -> Answer {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let headers: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+        let answer = self.http.send_with(&headers, method, self.control, path, body).await;
+        answer.unwrap_or_else(|error| panic!("{} gave no answer: {error}", self.name))
+    }
+
+    /// Replaces a file in its folder at once, as the kubelet replaces mounted ones.
+    pub fn write_file(&self, name: &str, text: &str) {
+        let (draft, file) = (self.folder.path().join(format!("{name}.draft")), self.folder.path().join(name));
+        std::fs::write(&draft, text).expect("a file in a temporary folder");
+        std::fs::rename(draft, file).expect("a file in its place");
     }
 
     /// Puts JSON to its control port.
@@ -169,6 +186,13 @@ impl Start {
         self
     }
 
+    /// A variable in its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// A file in its folder, and the flag that names it.
     #[must_use]
     pub fn with_file(self, flag: &str, name: &str, text: &str) -> Self {
@@ -187,20 +211,21 @@ impl Start {
         let [listen, control, metrics] = [(); 3].map(|()| ports::free());
         let state = self.path("state").to_string_lossy().into_owned();
         let uid = self.name.clone();
-        let Self { name, arguments, folder } = self
+        let Self { name, arguments, environment, folder } = self
             .with("--listen", &listen.to_string())
             .with("--control", &control.to_string())
             .with("--metrics", &metrics.to_string())
             .with("--state-dir", &state)
             .with("--pod-uid", &uid);
-        let process = start_process(&name, &arguments, folder.path());
+        let process = start_process(&name, &arguments, &environment, folder.path());
         let http = Http::default();
-        let mut sidecar = Sidecar { name, listen, control, metrics, arguments, process, http, folder };
+        let mut sidecar = Sidecar { name, listen, control, metrics, arguments, environment, process, http, folder };
         sidecar.ready().await;
         sidecar
     }
 }
 
-fn start_process(name: &str, arguments: &[String], folder: &Path) -> Process {
-    Process::start(name, &program("wspool-sidecar"), arguments, &folder.join("log"))
+fn start_process(name: &str, arguments: &[String], environment: &[(String, String)], folder: &Path) -> Process {
+    let environment = environment.iter().map(|(name, value)| (name, value));
+    Process::start_in(name, &program("wspool-sidecar"), arguments, environment, &folder.join("log"))
 }

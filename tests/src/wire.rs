@@ -1,10 +1,10 @@
 //! Raw bytes: what a proxy is given, and what comes out of it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::wait::{PATIENCE, within};
 
@@ -43,6 +43,13 @@ impl Wire {
     /// Connects.
     pub async fn dial(address: SocketAddr) -> Self {
         Self::of(TcpStream::connect(address).await.expect("a connection"))
+    }
+
+    /// Connects from an address of this machine.
+    pub async fn dial_from(own: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(own, 0)).expect("an address of this machine");
+        Self::of(socket.connect(address).await.expect("a connection"))
     }
 
     fn of(stream: TcpStream) -> Self {
