@@ -1,6 +1,8 @@
 //! `wspool-operator standalone` with real sidecars: what it moves, how often it breaks a connection, and when it stops.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::crowd::Habit;
@@ -192,6 +194,34 @@ async fn clients_that_do_not_come_back_stop_the_move_and_the_pool_says_why() {
         if pool["state"] == "Stable" { Ok(()) } else { Err(pool.to_string()) }
     })
     .await;
+    scene.never_on_two_servers();
+}
+
+#[tokio::test]
+async fn clients_that_stop_returning_in_mid_move_stop_it_until_they_are_back() {
+    let spec = "rebalance: {settle: 200ms, rate: 20, returnTimeout: 1s, minReturned: 80}";
+    let mut scene = Scene::new(spec, &["a"]).await;
+    let (away, router) = (Arc::new(AtomicBool::new(false)), scene.router.listen);
+    for number in 0..200 {
+        let away = Arc::clone(&away);
+        let entries = move |_: &str| if away.load(Ordering::Relaxed) { vec![] } else { vec![router] };
+        scene.crowd.join_by(&format!("user-{number}"), Habit::Returns, entries);
+    }
+    scene.crowd.settled().await;
+    let taken = taken_by_last(2, 200);
+    scene.start("b").await;
+    scene.list(&["a", "b"]);
+    scene.operator.until("the first have returned", |pool| pool["move"]["returned"].as_u64() > Some(10)).await;
+    away.store(true, Ordering::Relaxed);
+    let stopped = |pool: &Value| condition(pool, "Degraded")["reason"] == "ClientsNotReturning";
+    let pool = scene.operator.until("it says that clients do not return", stopped).await;
+    assert!(pool["move"]["pending"].as_u64() > Some(0), "it was over too soon to prove anything: {pool}");
+    away.store(false, Ordering::Relaxed);
+    scene.operator.stable(2).await;
+    scene.crowd.settled().await;
+    for (key, breaks) in scene.breaks() {
+        assert_eq!(breaks, usize::from(taken.contains(&key)), "{key}");
+    }
     scene.never_on_two_servers();
 }
 
