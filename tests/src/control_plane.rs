@@ -13,6 +13,8 @@
 //! | [`namespace`] | a test's own corner: what it applies, the pods that come of it |
 //! | [`kubelet`] | plays the kubelet: pods become ready, and go |
 //! | [`host`] | plays it with real processes: what a pod says is started at its address |
+//! | [`gate`] | a way to the API server that can be shut |
+//! | [`scene`] | a whole pool: operator, pods, clients |
 //! | [`release`] | the chart in a namespace, with the operator's real processes in its pods |
 //!
 //! Tests share one control plane. A test that stops its API server starts one for itself, which does not disturb the
@@ -20,10 +22,12 @@
 
 pub mod access;
 pub mod certificates;
+pub mod gate;
 pub mod host;
 pub mod kubelet;
 pub mod namespace;
 pub mod release;
+pub mod scene;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -40,6 +44,7 @@ pub use host::Host;
 pub use kubelet::Kubelet;
 pub use namespace::Namespace;
 pub use release::Operators;
+pub use scene::Scene;
 
 use crate::ports;
 use crate::process::Process;

@@ -1,118 +1,248 @@
 //! Pools of a real API server: the chart's operator with its own rights, its webhook, real sidecars at the pods' addresses,
 //! and real clients.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use harness::control_plane::{Access, Host, Namespace, Operators};
-use harness::{Crowd, Guestbook};
-use ring::{Compiled, Holder, Placement, Slot, SlotId};
+use harness::control_plane::Scene;
+use harness::control_plane::scene::FAST;
+use harness::until;
+use harness::wait::equal;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt as _;
+use kube::api::ListParams;
 use serde_json::Value;
 
-/// A pool and its workload, as users write them.
-fn manifests(replicas: u32, pool: &str) -> String {
-    format!(
-        "
-apiVersion: wspool.dev/v1alpha1
-kind: WebSocketPool
-metadata: {{name: chat}}
-spec:
-  target: {{apiVersion: apps/v1, kind: Deployment, name: chat}}
-  port: 3000
-  key: {{from: [{{query: user}}]}}
-  rebalance: {{settle: 500ms, rate: 500, maxInFlight: 1000, returnTimeout: 5s}}
-  drain: {{timeout: 20s}}
-  {pool}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: chat}}
-spec:
-  replicas: {replicas}
-  selector: {{matchLabels: {{app: chat}}}}
-  template:
-    metadata: {{labels: {{app: chat, wspool.dev/pool: chat}}}}
-    spec:
-      containers:
-      - {{name: chat, image: chat, ports: [{{containerPort: 3000}}]}}
-"
-    )
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_third_pod_gets_its_share_and_nobody_else_is_disturbed() {
+    let mut scene = Scene::new("grow", 2, 1, FAST).await;
+    scene.fill(60).await;
+    let before = scene.owners(2).await;
+    scene.crowd.at_home(|key| before.owner(key)).await;
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=3"]).await;
+    let after = scene.owners(3).await;
+    scene.moved_exactly(&before, &after).await;
 }
 
-struct Scene {
-    namespace: Namespace,
-    operators: Operators,
-    host: Host,
-    book: Guestbook,
-    crowd: Crowd,
-}
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_surge_rollout_breaks_each_connection_once_when_clients_enter_at_their_owner() {
+    let mut scene = Scene::new("rollout", 3, 1, FAST).await;
+    let _directory = scene.fill_at_owners(60).await;
+    let before = scene.host.names();
 
-impl Scene {
-    /// A pool with so many pods, stable, and so many clients at their owners.
-    async fn new(purpose: &str, replicas: u32, clients: usize) -> Self {
-        Self::with(purpose, replicas, clients, 1, "").await
+    scene.kubectl(&["rollout", "restart", "deployment/chat"]).await;
+    until("all pods are new", async || {
+        let left = scene.host.names().into_keys().filter(|uid| before.contains_key(uid)).count();
+        equal(&(left, scene.host.names().len()), &(0, 3))
+    })
+    .await;
+    let after = scene.owners(3).await;
+    scene.crowd.at_home(|key| after.owner(key)).await;
+    for life in scene.crowd.lives() {
+        assert_eq!(life.breaks(), 1, "{life:?}");
     }
+    assert_eq!(scene.book.on_two_servers(), Vec::<String>::new());
+}
 
-    async fn with(purpose: &str, replicas: u32, clients: usize, operators: usize, pool: &str) -> Self {
-        let namespace = Namespace::create(&Access::shared(), purpose).await;
-        let operators = Operators::install(&namespace, operators).await;
-        let book = Guestbook::default();
-        let host = Host::start(&namespace, &book);
-        namespace.apply(&manifests(replicas, pool)).await.expect("the pool and its workload are accepted");
-        operators.stable("chat", replicas as usize).await;
-        let mut crowd = Crowd::default();
-        let entries = host.entries();
-        for number in 0..clients {
-            crowd.join(&format!("user-{number}"), &entries);
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_pool_that_is_scaled_down_is_drained_before_its_target_shrinks_and_the_drained_pod_goes() {
+    let mut scene = Scene::new("shrink", 3, 1, &format!("replicas: 3\n  {FAST}")).await;
+    let _directory = scene.fill_at_owners(60).await;
+    let before = scene.owners(3).await;
+    let view = scene.operators.stable("chat", 3).await;
+    let highest = view["slots"][2]["member"].as_str().expect("a holder").to_owned();
+
+    scene.kubectl(&["scale", "websocketpool/chat", "--replicas=2"]).await;
+    let deployments = scene.namespace.api::<Deployment>();
+    let left = until("the target shrinks", async || {
+        let deployment = deployments.get("chat").await.map_err(|error| error.to_string())?;
+        let held = scene.book.count_at(&highest);
+        match deployment.spec.and_then(|spec| spec.replicas) {
+            Some(2) => Ok(held),
+            replicas => Err(format!("{replicas:?} replicas, {held} at {highest}")),
         }
-        crowd.settled().await;
-        Self { namespace, operators, host, book, crowd }
-    }
+    })
+    .await;
+    assert_eq!(left, 0, "connections were left at the pod that goes");
+    until("the drained pod goes", async || {
+        let names = scene.host.names().into_values().collect::<Vec<_>>();
+        if names.contains(&highest) { Err(format!("{names:?}")) } else { equal(&names.len(), &2) }
+    })
+    .await;
+    let after = scene.owners(2).await;
+    scene.moved_exactly(&before, &after).await;
 
-    async fn kubectl(&self, arguments: &[&str]) -> String {
-        self.namespace.kubectl(arguments, "").await.unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
-    }
+    scene.kubectl(&["scale", "websocketpool/chat", "--replicas=3"]).await;
+    until("the target grows", async || {
+        let deployment = deployments.get("chat").await.map_err(|error| error.to_string())?;
+        equal(&deployment.spec.and_then(|spec| spec.replicas), &Some(3))
+    })
+    .await;
+    scene.owners(3).await;
 }
 
-/// Who owns what, by what the operator says of its slots.
-struct Owners(Compiled);
-
-impl Owners {
-    fn of(view: &Value) -> Self {
-        let slots = view["slots"].as_array().expect("slots").iter().map(|slot| {
-            let id = SlotId(u32::try_from(slot["id"].as_u64().expect("an id")).expect("a small one"));
-            let name = slot["member"].as_str().map(str::to_owned);
-            let holder = name.map(|name| Holder { uid: name.clone(), name, address: "127.0.0.1:1".into() });
-            Slot { id, weight: 1, holder }
-        });
-        let mut placement = Placement { pool_uid: "any".into(), ..Placement::default() };
-        placement.table.slots = slots.collect();
-        Self(placement.compile().expect("a right placement"))
-    }
-
-    fn owner(&self, key: &str) -> String {
-        let slot = self.0.ring().owner(self.0.hash(key)).expect("an owner");
-        self.0.holder(slot).expect("a holder").name.clone()
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn when_a_pod_is_gone_without_warning_its_clients_fall_back_and_come_home_and_nobody_else_moves() {
+    let mut scene = Scene::new("crash", 3, 1, FAST).await;
+    scene.fill(60).await;
+    let before = scene.owners(3).await;
+    let victim = before.owner("user-0");
+    scene.host.kill(&victim);
+    scene.kubectl(&["delete", "pod", &victim, "--grace-period=0", "--force"]).await;
+    scene.crowd.settled().await;
+    until("another pod takes the slot", async || {
+        let names = scene.host.names().into_values().collect::<Vec<_>>();
+        if names.contains(&victim) { Err(format!("{names:?}")) } else { equal(&names.len(), &3) }
+    })
+    .await;
+    let after = scene.owners(3).await;
+    scene.crowd.at_home(|key| after.owner(key)).await;
+    for life in scene.crowd.lives() {
+        let was_there = before.owner(&life.key) == victim;
+        // Those that had entered at the pod that is gone lose their way once, wherever they belong.
+        let entered_there = life.stays[0].end.as_ref().is_some_and(|(_, goodbye)| goodbye.is_none());
+        let most = if was_there { 2 } else { usize::from(entered_there) };
+        assert!(life.breaks() <= most, "{life:?}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs a control plane: make test-api"]
-async fn a_third_pod_gets_its_share_and_nobody_else_is_disturbed() {
-    let scene = Scene::new("grow", 2, 60).await;
-    let before = Owners::of(&scene.operators.stable("chat", 2).await);
-    scene.crowd.at_home(|key| before.owner(key)).await;
-    assert_eq!(scene.crowd.breaks(), 0);
+async fn a_pool_is_reached_by_its_service_and_each_slot_by_its_own_and_a_retired_slot_by_none() {
+    let scene = Scene::new("services", 3, 1, FAST).await;
+    let services = scene.namespace.api::<Service>();
+    let pool = services.get("chat").await.expect("the pool's Service");
+    let port = &pool.spec.as_ref().expect("a spec").ports.as_ref().expect("ports")[0];
+    assert_eq!((port.port, port.target_port.as_ref()), (3000, Some(&serde_json::from_str("7480").expect("a port"))));
 
-    scene.kubectl(&["scale", "deployment/chat", "--replicas=3"]).await;
-    let after = Owners::of(&scene.operators.stable("chat", 3).await);
-    scene.crowd.at_home(|key| after.owner(key)).await;
-    let mut moved = BTreeMap::new();
-    for life in scene.crowd.lives() {
-        let must_move = before.owner(&life.key) != after.owner(&life.key);
-        assert_eq!(life.breaks(), usize::from(must_move), "{life:?}");
-        *moved.entry(must_move).or_insert(0) += 1;
+    let endpoints = async || {
+        let jsonpath = "jsonpath={range .items[*]}{.metadata.name}={.endpoints[*].targetRef.name} {end}";
+        let slices = ["get", "endpointslices", "-l", "wspool.dev/slot", "--sort-by=.metadata.name", "-o", jsonpath];
+        scene.namespace.kubectl(&slices, "").await
+    };
+    let wanted = async |slots: usize| {
+        let view = scene.operators.stable("chat", slots).await;
+        let slots = view["slots"].as_array().expect("slots").iter();
+        slots
+            .map(|slot| format!("chat-{}={} ", slot["id"], slot["member"].as_str().expect("a holder")))
+            .collect::<String>()
+    };
+    let three = wanted(3).await;
+    until("an endpoint for each slot", async || equal(&endpoints().await?, &three)).await;
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=2"]).await;
+    let two = wanted(2).await;
+    until("no endpoint for the retired slot", async || equal(&endpoints().await?, &two)).await;
+    assert!(services.get_opt("chat-2").await.expect("an answer").is_none());
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn deletion_costs_make_a_plain_scale_down_take_the_highest_slot() {
+    let scene = Scene::new("costs", 3, 1, FAST).await;
+    let view = scene.operators.stable("chat", 3).await;
+    let pods = scene.namespace.api::<Pod>();
+    for slot in view["slots"].as_array().expect("slots") {
+        let name = slot["member"].as_str().expect("a holder");
+        until("the deletion cost of each holder", async || {
+            let pod = pods.get(name).await.map_err(|error| error.to_string())?;
+            let cost = pod.annotations().get("controller.kubernetes.io/pod-deletion-cost").cloned();
+            equal(&cost, &Some(format!("{}", -slot["id"].as_i64().expect("an id"))))
+        })
+        .await;
     }
-    assert!(moved[&true] > 0 && moved[&false] > moved[&true], "{moved:?}");
-    assert_eq!(scene.book.on_two_servers(), Vec::<String>::new());
-    let _ = &scene.host;
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=2"]).await;
+    let after = scene.operators.stable("chat", 2).await;
+    let holders = |view: &Value, count| {
+        view["slots"]
+            .as_array()
+            .expect("slots")
+            .iter()
+            .take(count)
+            .cloned()
+            .map(|s| s["member"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(holders(&after, 2), holders(&view, 2));
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn the_status_and_the_events_tell_what_kubectl_shows() {
+    let mut scene = Scene::new("status", 2, 1, FAST).await;
+    scene.fill(40).await;
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=3"]).await;
+    scene.owners(3).await;
+    until("the status shows three ready slots and all connections", async || {
+        let jsonpath = "jsonpath={.status.slots} {.status.connections} {.status.replicas} {.status.selector} \
+                        {.status.conditions[?(@.type=='Ready')].status} {.status.move.pending}";
+        let said = scene.namespace.kubectl(&["get", "wsp", "chat", "-o", jsonpath], "").await?;
+        equal(&said.as_str(), &"3 40 3 wspool.dev/pool=chat True 0")
+    })
+    .await;
+    for reason in ["Placed", "MoveStarted", "MoveEnded"] {
+        until(&format!("an event {reason}"), async || {
+            let events = ["get", "events.events.k8s.io", "-o", "jsonpath={.items[*].reason}"];
+            let reasons = scene.namespace.kubectl(&events, "").await?;
+            if reasons.split(' ').any(|said| said == reason) { Ok(()) } else { Err(reasons) }
+        })
+        .await;
+    }
+    // Two generations of one spec would tell a reconcile that triggers itself.
+    let generation = scene.kubectl(&["get", "wsp", "chat", "-o", "jsonpath={.metadata.generation}"]).await;
+    assert_eq!(generation, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn what_is_wrong_around_a_pool_is_said_with_what_to_do() {
+    let scene = Scene::new("trouble", 1, 1, FAST).await;
+    let degraded = async |name: &str, reason: &str, words: &str| {
+        until(&format!("{name} is degraded: {reason}"), async || {
+            let jsonpath = "jsonpath={.status.conditions[?(@.type=='Degraded')]}";
+            let said = scene.namespace.kubectl(&["get", "wsp", name, "-o", jsonpath], "").await?;
+            if said.contains(&format!("\"{reason}\"")) && said.contains(words) { Ok(()) } else { Err(said) }
+        })
+        .await;
+    };
+    let pool = |name: &str, target: &str| {
+        format!(
+            "{{apiVersion: wspool.dev/v1alpha1, kind: WebSocketPool, metadata: {{name: {name}}}, spec: {{target: \
+             {target}, port: 3000, key: {{from: [{{query: user}}]}}}}}}\n---\n"
+        )
+    };
+    let taken = "{apiVersion: v1, kind: Service, metadata: {name: taken}, spec: {selector: {app: chat}, ports: [{port: 80, \
+                 targetPort: 3000}]}}\n---\n";
+    let manifest = [
+        pool("lonely", "{apiVersion: apps/v1, kind: Deployment, name: nowhere}"),
+        pool("unknown", "{apiVersion: apps/v1, kind: Sandwich, name: chat}"),
+        pool("second", "{apiVersion: apps/v1, kind: Deployment, name: chat}"),
+        taken.to_owned(),
+        pool("taken", "{apiVersion: apps/v1, kind: Deployment, name: other}"),
+    ];
+    scene.namespace.apply(&manifest.concat()).await.expect("the API server accepts them");
+    degraded("lonely", "TargetNotFound", "create it, or correct spec.target.name").await;
+    degraded("unknown", "UnknownTarget", "correct spec.target").await;
+    degraded("second", "NoMembers", "add it to the pod template").await;
+    scene.kubectl(&["create", "deployment", "other", "--image=other", "--replicas=0"]).await;
+    degraded("taken", "ServiceTaken", "let it lead to port 7480").await;
+    let service = scene.kubectl(&["get", "service", "taken", "-o", "jsonpath={.spec.ports[0].targetPort}"]).await;
+    assert_eq!(service, "3000", "somebody else's Service is left alone");
+
+    let events = scene.namespace.api::<k8s_openapi::api::events::v1::Event>();
+    until("each has its event", async || {
+        let list = events.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let said: Vec<_> = list.items.into_iter().filter_map(|event| event.reason).collect();
+        let missing = ["TargetNotFound", "UnknownTarget", "NoMembers"]
+            .into_iter()
+            .find(|reason| !said.iter().any(|said| said == reason));
+        missing.map_or(Ok(()), |missing| Err(format!("no {missing} in {said:?}")))
+    })
+    .await;
+    tokio::time::timeout(Duration::from_secs(30), scene.operators.stable("chat", 1))
+        .await
+        .expect("it is not disturbed");
 }

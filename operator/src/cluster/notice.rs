@@ -15,13 +15,15 @@ pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
         let held = held.collect::<Vec<_>>().join(", ");
         events.push(normal("Placed", "Place", format!("epoch {}: slots {held}", after.epoch)));
     }
-    let moves = |state| matches!(state, State::Publishing | State::Evicting);
-    if after.state == State::Evicting && before.state != State::Evicting && after.moving.pending > 0 {
-        let note = format!("{} of {} connections are to move", after.moving.pending, after.connections);
-        events.push(normal("MoveStarted", "Move", note));
+    let (was_moving, is_moving) = (is_moving(before), is_moving(after));
+    let moved = &after.moving;
+    // A short move may be over before anybody has looked.
+    let passed = !was_moving && !is_moving && moved.evicted > 0 && *moved != before.moving;
+    if (is_moving && !was_moving) || passed {
+        let count = moved.pending + moved.evicted;
+        events.push(normal("MoveStarted", "Move", format!("{count} of {} connections are to move", after.connections)));
     }
-    if moves(before.state) && !moves(after.state) && after.moving.evicted > 0 {
-        let moved = &after.moving;
+    if (was_moving && !is_moving && moved.evicted > 0) || passed {
         let note = format!(
             "{} connections were evicted, {} of them returned, {} were lost",
             moved.evicted, moved.returned, moved.lost
@@ -36,6 +38,11 @@ pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
         _ => {}
     }
     events
+}
+
+/// What is worth an event when a pool is seen for the first time.
+pub fn first(view: &PoolView) -> Vec<Event> {
+    degraded(view).map(|is| trouble(is.reason, &is.message)).into_iter().collect()
 }
 
 /// Something is wrong.
@@ -56,6 +63,10 @@ fn normal(reason: &str, action: &str, note: String) -> Event {
         action: action.to_owned(),
         secondary: None,
     }
+}
+
+fn is_moving(view: &PoolView) -> bool {
+    matches!(view.state, State::Publishing | State::Evicting) && view.moving.pending + view.moving.evicted > 0
 }
 
 fn degraded(view: &PoolView) -> Option<&ConditionView> {
@@ -90,6 +101,8 @@ mod tests {
         assert_eq!(reasons(&placed, &evicting), ["MoveStarted"]);
         assert_eq!(reasons(&evicting, &further), [""; 0]);
         assert_eq!(reasons(&further, &ended), ["MoveEnded"]);
+        assert_eq!(reasons(&ended, &ended), [""; 0]);
+        assert_eq!(reasons(&stable, &ended), ["Placed", "MoveStarted", "MoveEnded"], "one that nobody has seen");
     }
 
     #[test]

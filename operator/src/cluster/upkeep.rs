@@ -127,7 +127,10 @@ impl Upkeep {
         let before = self.status();
         let after = status::of_view(self.subject(&before), &view);
         self.write_status(&before, after).await;
-        let events = self.told.as_ref().map(|told| notice::between(told, &view)).unwrap_or_default();
+        let events = match &self.told {
+            Some(told) => notice::between(told, &view),
+            None => notice::first(&view),
+        };
         self.told = Some(view);
         for event in events {
             self.tell(event).await;

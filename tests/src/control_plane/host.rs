@@ -105,6 +105,17 @@ impl Host {
         self.lock().values().find(|pod| pod.name == name).unwrap_or_else(|| panic!("no pod {name}")).ip
     }
 
+    /// Everything that Prometheus would read of the pods that are ready.
+    pub async fn metrics(&self) -> String {
+        let places: Vec<_> = self.lock().values().filter(|pod| pod.ready).map(|pod| pod.ip).collect();
+        let mut text = String::new();
+        for ip in places {
+            let answer = Http::default().send(Method::GET, (ip, METRICS).into(), "/metrics", "").await;
+            text += &answer.map(|answer| String::from_utf8_lossy(&answer.body).into_owned()).unwrap_or_default();
+        }
+        text
+    }
+
     /// Kills everything in a pod at once, as when its node dies. The API still says that it runs.
     pub fn kill(&self, name: &str) {
         let mut pods = self.lock();

@@ -90,9 +90,12 @@ impl Operators {
         self.replicas[replica].process.kill();
     }
 
-    /// Sends a signal to a replica's process.
-    pub fn signal(&self, replica: usize, signal: Signal) {
-        self.replicas[replica].process.signal(signal);
+    /// Ends a replica's process as its kubelet does (SIGTERM), and waits until it has ended.
+    pub async fn end(&mut self, replica: usize) {
+        let process = &mut self.replicas[replica].process;
+        process.signal(Signal::SIGTERM);
+        let status = process.ended().await;
+        assert!(status.success(), "the operator ended with {status}:\n{}", process.log());
     }
 
     /// Starts a replica's process again after it has ended, by this kubeconfig.

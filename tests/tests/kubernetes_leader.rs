@@ -1,0 +1,149 @@
+//! Who leads, and what happens to a move when that changes: on a real API server, with the chart's operator.
+
+use std::time::Duration;
+
+use harness::control_plane::Scene;
+use harness::control_plane::gate::Gate;
+use harness::control_plane::scene::FAST;
+use harness::until;
+use harness::wait::equal;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt as _;
+use kube::api::DeleteParams;
+use serde_json::Value;
+
+/// A pace at which a move lasts some seconds.
+const SLOW: &str = "rebalance: {settle: 500ms, rate: 10, maxInFlight: 1000, returnTimeout: 5s}";
+/// Longer than a grant lasts, and shorter than anybody is missed.
+const GRANT: Duration = Duration::from_secs(2);
+
+/// Scales from two pods to three, and waits until the move is under way.
+async fn begin_move(scene: &Scene) {
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=3"]).await;
+    until("connections move", async || {
+        let breaks = scene.crowd.breaks();
+        if breaks >= 3 { Ok(()) } else { Err(format!("{breaks} have moved")) }
+    })
+    .await;
+}
+
+fn term(view: &Value) -> u64 {
+    view["term"].as_u64().expect("a term")
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn without_its_operator_a_move_stands_still_and_it_goes_on_where_it_was() {
+    let mut scene = Scene::new("killed", 2, 1, SLOW).await;
+    scene.fill(120).await;
+    let before = scene.owners(2).await;
+    let first = scene.operators.stable("chat", 2).await;
+    begin_move(&scene).await;
+    scene.operators.kill(0);
+    tokio::time::sleep(GRANT).await;
+    let stood = scene.crowd.breaks();
+    tokio::time::sleep(GRANT).await;
+    assert_eq!(scene.crowd.breaks(), stood, "evictions after the last grant");
+
+    scene.operators.start_again(0, None).await;
+    let after = scene.owners(3).await;
+    assert!(stood < scene.crowd.breaks(), "the move was over before the operator was killed");
+    scene.moved_exactly(&before, &after).await;
+    assert!(term(&scene.operators.stable("chat", 3).await) > term(&first));
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_placement_that_is_deleted_is_made_again_and_nothing_moves() {
+    let mut scene = Scene::new("deleted", 3, 1, FAST).await;
+    scene.fill(30).await;
+    let owners = scene.owners(3).await;
+    let maps = scene.namespace.api::<ConfigMap>();
+    let first = maps.get("chat-placement").await.expect("the placement");
+    maps.delete("chat-placement", &DeleteParams::default()).await.expect("it is deleted");
+    let again = until("it is made again", async || maps.get("chat-placement").await.map_err(|e| e.to_string())).await;
+    assert_eq!(again.binary_data, first.binary_data);
+    assert_ne!(again.uid(), first.uid());
+
+    // And while nobody remembers what stood in it.
+    scene.operators.kill(0);
+    maps.delete("chat-placement", &DeleteParams::default()).await.expect("it is deleted");
+    scene.operators.start_again(0, None).await;
+    let after = scene.owners(3).await;
+    scene.crowd.at_home(|key| after.owner(key)).await;
+    let same = (0..30).all(|number| after.owner(&format!("user-{number}")) == owners.owner(&format!("user-{number}")));
+    assert_eq!((same, scene.crowd.breaks()), (true, 0));
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_lease_that_is_deleted_in_mid_move_is_made_again_and_one_replica_leads() {
+    let mut scene = Scene::new("lease", 2, 2, SLOW).await;
+    scene.fill(120).await;
+    let before = scene.owners(2).await;
+    begin_move(&scene).await;
+    let leases = scene.namespace.api::<Lease>();
+    leases.delete(scene.operators.name(), &DeleteParams::default()).await.expect("it is deleted");
+    scene.operators.leader().await;
+    let after = scene.owners(3).await;
+    scene.moved_exactly(&before, &after).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_leader_that_ends_gives_its_lease_back_and_the_other_goes_on() {
+    let mut scene = Scene::new("handover", 2, 2, SLOW).await;
+    scene.fill(120).await;
+    let before = scene.owners(2).await;
+    begin_move(&scene).await;
+    let leader = scene.operators.leader().await;
+    scene.operators.end(leader).await;
+    let other = 1 - leader;
+    until("the other leads", async || equal(&scene.operators.leader().await, &other)).await;
+    let after = scene.owners(3).await;
+    scene.moved_exactly(&before, &after).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_leader_that_is_cut_off_and_believes_that_it_leads_is_refused_and_nobody_is_moved_twice() {
+    let mut scene = Scene::new("cut-off", 2, 2, SLOW).await;
+    let (gate, kubeconfig) = Gate::before(scene.operators.kubeconfig()).await;
+    let leader = scene.operators.leader().await;
+    let other = 1 - leader;
+    // The replica that will lead comes through the gate.
+    scene.operators.end(other).await;
+    scene.operators.start_again(other, Some(&kubeconfig)).await;
+    scene.operators.end(leader).await;
+    until("it leads", async || equal(&scene.operators.leader().await, &other)).await;
+    scene.operators.start_again(leader, None).await;
+    scene.fill(120).await;
+    let before = scene.owners(2).await;
+    begin_move(&scene).await;
+    let old = term(&scene.operators.until("it says its term", "chat", |view| term(view) > 0).await);
+
+    // Its Lease goes while it cannot know: from now on both believe that they lead, for some seconds.
+    gate.shut();
+    let leases = scene.namespace.api::<Lease>();
+    leases.delete(scene.operators.name(), &DeleteParams::default()).await.expect("it is deleted");
+    until("the older leader is refused", async || {
+        let metrics = scene.host.metrics().await;
+        let refused = metrics.lines().find(|line| line.contains("older-term") && !line.ends_with(" 0"));
+        refused.map(drop).ok_or_else(|| "no request of an older term was denied".to_owned())
+    })
+    .await;
+    let after = scene.owners(3).await;
+    scene.moved_exactly(&before, &after).await;
+    let view = scene.operators.until("the newer leader says its term", "chat", |view| term(view) > old).await;
+
+    // When it can see again, it follows.
+    gate.open();
+    assert_eq!(scene.operators.leader().await, leader);
+    until("the older leader has stopped", async || {
+        let log = scene.operators.log(other);
+        if log.contains("leads no longer") { Ok(()) } else { Err("it says nothing of it".to_owned()) }
+    })
+    .await;
+    assert_eq!(term(&scene.operators.stable("chat", 3).await), term(&view));
+}
