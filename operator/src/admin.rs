@@ -44,7 +44,9 @@ async fn metrics(State(views): State<Views>) -> impl IntoResponse {
     // Registered anew each time, so that nothing is left of a pool that is gone.
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    views().iter().for_each(|view| metrics.observe(view));
+    for view in views() {
+        metrics.observe(&view);
+    }
     let mut text = String::new();
     encode(&mut text, &registry).expect("memory takes any text");
     ([(header::CONTENT_TYPE, OPEN_METRICS)], text)

@@ -229,7 +229,7 @@ impl<S: Store> Driver<S> {
         self.ticks = self.ticks.wrapping_add(1);
         let patience = self.patience();
         let idle = self.machine.state() == State::Stable && self.tracked.iter().all(|t| t.is_well(patience, now));
-        if !idle || self.ticks % IDLE_TICKS == 0 {
+        if !idle || self.ticks.is_multiple_of(IDLE_TICKS) {
             self.tracked.iter().for_each(|tracked| tracked.mailbox.ask());
         }
         Ok(())

@@ -124,8 +124,8 @@ pub fn compare(now: &Ownership, then: &Ownership, keys: impl BufRead, mut out: i
     for ((from, to), keys) in &moves {
         writeln!(out, "{from:width$}  {to:width$}  {keys:>9}")?;
     }
-    let moved: u64 = moves.values().sum();
-    writeln!(out, "keys={count} moved={moved} minimum={}", minimum(now, then, &owned, count))?;
+    let total: u64 = moves.values().sum();
+    writeln!(out, "keys={count} moved={total} minimum={}", minimum(now, then, &owned, count))?;
     out.flush()
 }
 

@@ -212,12 +212,16 @@ impl<'a> Planner<'a> {
             }
             let at_home = self.slots.values().any(|p| p.home == Some(&member.name) || p.is_held_by(member));
             if member.role == Role::App && !member.is_leaving() && !at_home {
-                let free =
-                    (0..).map(SlotId).find(|id| !self.slots.contains_key(id)).expect("there are more ids than slots");
+                let free = self.lowest_free();
                 let place = Place { weight: member.weight, home: Some(&member.name), held: Held::Vacant };
                 self.slots.insert(free, place);
             }
         }
+    }
+
+    fn lowest_free(&self) -> SlotId {
+        let in_use = self.slots.keys().zip(0..).take_while(|(id, expected)| id.0 == *expected).count();
+        SlotId(u32::try_from(in_use).expect("there are more ids than slots"))
     }
 
     fn send_home(&mut self, scope: Scope) {

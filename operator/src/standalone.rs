@@ -195,15 +195,15 @@ impl Standalone {
                 let _ = stopped.await;
             }))
         });
-        let (changes, changed) = mpsc::channel(2);
-        let follower = tokio::spawn(watch::follow(files.paths.to_vec(), texts, changes));
+        let (noticed, changes) = mpsc::channel(2);
+        let follower = tokio::spawn(watch::follow(files.paths.to_vec(), texts, noticed));
         let result = tokio::select! {
             error = driver.run() => Err(error.into()),
-            () = files.feed(changed) => Err(Error::Ended("the task that follows the files")),
+            () = files.feed(changes) => Err(Error::Ended("the task that follows the files")),
             ended = finished(&mut admin) => ended,
             () = shutdown => Ok(()),
         };
-        // The follower ends when `changed`, which `feed` owned, is dropped.
+        // The follower ends when `changes`, which `feed` owned, is dropped.
         drop(stop_admin);
         if let Some(admin) = admin.filter(|admin| !admin.is_finished()) {
             admin.await?.map_err(Error::Serve)?;

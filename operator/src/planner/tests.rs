@@ -98,10 +98,10 @@ fn a_ready_member_beyond_desired_is_a_spare() {
 
 #[test]
 fn a_router_never_gets_a_slot() {
-    let router = Member { role: Role::Router, ..ready("r") };
-    let roster = whole(&abc(), &[router.clone(), leaving("a"), ready("b"), ready("c")], 4);
+    let forwarder = Member { role: Role::Router, ..ready("r") };
+    let roster = whole(&abc(), &[forwarder.clone(), leaving("a"), ready("b"), ready("c")], 4);
     assert_eq!(show(&roster), "0:a 1:b 2:c");
-    assert_eq!(spares(&roster, &[router]).count(), 0);
+    assert_eq!(spares(&roster, &[forwarder]).count(), 0);
 }
 
 #[test]
@@ -218,7 +218,7 @@ impl Change {
         match self {
             Self::Join(name) => members.push(ready(&name)),
             Self::Leave(name) => {
-                members.iter_mut().filter(|m| m.name == name).for_each(|m| m.state = leaving("").state)
+                members.iter_mut().filter(|m| m.name == name).for_each(|m| m.state = leaving("").state);
             }
             Self::Die(name) => members.retain(|m| m.name != name),
         }

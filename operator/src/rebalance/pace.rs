@@ -207,8 +207,8 @@ impl Pace {
         let bound = at_once.min(room_in_flight).min(self.trial_left(flight));
         let raise = self.budget.whole().min(bound.saturating_sub(outstanding));
         let mut totals: Vec<u64> = sources.iter().map(|source| source.allowed.max(source.evicted)).collect();
-        let spent = distribute(raise, sources, &mut totals);
-        self.budget.charge(spent);
+        let given = distribute(raise, sources, &mut totals);
+        self.budget.charge(given);
 
         // A grant in force cannot be lowered, so what a source was allowed and has not spent would still move.
         let stopped = matches!(self.phase, Phase::Stopped { .. });
@@ -228,7 +228,7 @@ impl Pace {
             None if room_in_flight <= outstanding && pending > 0 => Some(Reason::MaxInFlight),
             trouble => trouble,
         };
-        let spend = Duration::from_millis(((outstanding + spent) * 1_000_000).div_ceil(rate.max(1)));
+        let spend = Duration::from_millis(((outstanding + given) * 1_000_000).div_ceil(rate.max(1)));
         let ttl = if hurry > 0 { GRANT_TTL } else { spend.clamp(SHORTEST_TTL, GRANT_TTL) };
         let rate = if bound == 0 { hurry } else { rate.div_ceil(1_000).min(full).max(hurry) };
         Allowance { totals, ttl, rate: if pending == 0 { 0 } else { rate }, reason }

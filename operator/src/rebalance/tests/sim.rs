@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ring::placement::Compiled;
 use ring::settings::KeySource;
 use ring::wire::AppHealth;
-use ring::{KeyHash, Placement};
+use ring::{KeyHash, KeyHasher, Placement};
 
 use super::super::*;
 use crate::planner::Role;
