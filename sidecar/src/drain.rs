@@ -32,6 +32,8 @@ pub struct Facts {
     pub placed: bool,
     /// Whether a grant is in force.
     pub granted: bool,
+    /// Whether a slot is held, whose keys peers send here.
+    pub holds_slot: bool,
     /// Connections that have not begun to leave.
     pub staying: u64,
     /// All connections.
@@ -74,7 +76,8 @@ impl DrainState {
     /// Decides what to do next, and accounts for it.
     pub fn step(&mut self, facts: &Facts, now: Instant) -> Step {
         if facts.all == 0 {
-            return Step::Done;
+            // Nobody has to be moved before others take the keys: whoever comes now is not sent to an app about to end.
+            return if facts.holds_slot && !self.announced { Step::Evict(0) } else { Step::Done };
         }
         if now >= self.deadline {
             return Step::GiveUp;
@@ -110,7 +113,15 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts { placed: true, granted: false, staying: 1000, all: 1000, staying_keyed: 1000, rate: 50 }
+        Facts {
+            placed: true,
+            granted: false,
+            holds_slot: true,
+            staying: 1000,
+            all: 1000,
+            staying_keyed: 1000,
+            rate: 50,
+        }
     }
 
     #[test]
@@ -148,10 +159,20 @@ mod tests {
     }
 
     #[test]
+    fn peers_are_told_at_once_when_there_is_nobody_to_move() {
+        let start = Instant::now();
+        let empty = Facts { staying: 0, staying_keyed: 0, all: 0, ..facts() };
+        let mut drain = DrainState::new(Duration::from_secs(60), start);
+        assert_eq!(drain.step(&empty, start), Step::Evict(0));
+        drain.announced = true;
+        assert_eq!(drain.step(&empty, start), Step::Done);
+    }
+
+    #[test]
     fn a_drain_ends_when_nothing_is_left_or_its_time_is_up() {
         let start = Instant::now();
         let mut drain = DrainState::new(Duration::from_secs(60), start);
-        assert_eq!(drain.step(&Facts { all: 0, ..facts() }, start), Step::Done);
+        assert_eq!(drain.step(&Facts { all: 0, holds_slot: false, ..facts() }, start), Step::Done);
         assert_eq!(drain.step(&facts(), start + Duration::from_secs(60)), Step::GiveUp);
     }
 }

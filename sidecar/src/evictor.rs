@@ -50,8 +50,8 @@ async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool
         let staying = all - registry.leaving();
         let moved = registry.moved().connections;
         let staying_keyed = if view.slot.is_some() { staying } else { moved };
-        let (placed, rate) = (view.placement.is_some(), view.settings().rate.0);
-        Facts { placed, granted, staying, all, staying_keyed, rate }
+        let (placed, holds_slot, rate) = (view.placement.is_some(), view.slot.is_some(), view.settings().rate.0);
+        Facts { placed, granted, holds_slot, staying, all, staying_keyed, rate }
     };
     let (step, first) = {
         let mut drain = sidecar.drain();

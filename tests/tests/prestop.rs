@@ -162,6 +162,19 @@ async fn without_an_operator_the_app_is_held_until_everyone_is_at_their_next_bes
 }
 
 #[tokio::test]
+async fn an_empty_server_lets_its_app_go_at_once_and_gets_no_new_clients() {
+    let scene = Scene::new(0).await;
+    let mut hook = scene.hook(&[]);
+    assert_eq!(ended(&mut hook).await, 0, "{}", hook.log());
+    for key in scene.plan.keys_of(&scene.b, 10) {
+        until("a key of b goes to its next-best", async || {
+            equal(&Client::connect(scene.router.listen, &key).await.server.as_str(), &"a")
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn when_the_time_is_up_the_hook_goes_on_without_the_rest() {
     let scene = Scene::new(20).await;
     let held = scene.b.status().await.connections;
