@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom as _;
 use ring::claim::{Arrival, ClaimAnswer, Released};
 use ring::wire::{Claim, Peer};
 
-use crate::peers::LEAVING_WAIT;
+use crate::peers::{LEAVING_WAIT, PeerError};
 use crate::registry::{Admission, ConnectionId, Seat};
 use crate::relay::Link;
 use crate::sidecar::Sidecar;
@@ -17,6 +17,10 @@ use crate::view::View;
 
 /// How long to wait for a placement that a peer has and this sidecar has not: the operator tells all of them at once.
 pub const PLACEMENT_WAIT: Duration = Duration::from_millis(50);
+
+/// How long a previous owner may need to learn that this sidecar is of its pool. Without a secret it knows its peers from
+/// its placement.
+const STRANGER_WAIT: Duration = Duration::from_secs(1);
 
 /// The outcome of an admission.
 #[derive(Debug)]
@@ -214,6 +218,7 @@ async fn claim_from(
         claimant: view.me.clone(),
         wait_ms: 0,
     };
+    let until_known = Instant::now() + STRANGER_WAIT;
     loop {
         match sidecar.peers.claim(peer, &claim).await {
             Ok(ClaimAnswer::Leaving) => {
@@ -224,6 +229,9 @@ async fn claim_from(
                 claim.wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             }
             Ok(answer) => return answer,
+            Err(PeerError::Refused(StatusCode::FORBIDDEN)) if Instant::now() < until_known => {
+                tokio::time::sleep(PLACEMENT_WAIT).await;
+            }
             Err(error) => {
                 tracing::debug!(peer = %peer.address, %error, "a previous owner gave no answer: its keys are taken");
                 sidecar.metrics.claims_unanswered.inc();

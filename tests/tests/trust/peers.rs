@@ -417,3 +417,33 @@ async fn without_a_secret_a_peer_is_believed_by_its_address_alone() {
     refused(&answer, 403, "not-a-peer", "an address where no sidecar of the pool is");
     assert_eq!(letter.ask(&a).await.status, StatusCode::NO_CONTENT, "the address of a peer");
 }
+
+#[tokio::test]
+async fn without_a_secret_a_key_waits_for_its_previous_owner_to_hear_of_the_new_one() {
+    let book = Guestbook::default();
+    let apps = [App::start("a", &book).await, App::start("b", &book).await];
+    let a = Sidecar::named("a").upstream(apps[0].address).start().await;
+    let b = Sidecar::named("b").upstream(apps[1].address).start().await;
+    let mut plan = Plan::new();
+    plan.hold(&[(0, &a)]);
+    plan.publish(&[&a]).await;
+    let mut after = plan.clone();
+    after.hold(&[(0, &a), (1, &b)]);
+    let key = after.keys_of(&b, 1).remove(0);
+    let mut first = Client::connect(a.listen, &key).await;
+    // To the previous owner the new one is a stranger still.
+    after.publish(&[&b]).await;
+    let second = tokio::spawn({
+        let (entry, key) = (b.listen, key.clone());
+        async move { Client::connect(entry, &key).await }
+    });
+    until("it has claimed the key", async || match false_peers(&a).await {
+        0 => Err("no claim".into()),
+        _ => Ok(()),
+    })
+    .await;
+    after.publish(&[&a]).await;
+    assert_eq!(second.await.expect("a connection").server, "a", "the devices of a key are together");
+    first.check().await;
+    assert_eq!(book.on_two_servers(), Vec::<String>::new());
+}
