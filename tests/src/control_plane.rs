@@ -9,6 +9,7 @@
 //! | module | noun |
 //! |---|---|
 //! | [`access`] | the way to an API server: clients, kubeconfigs, kubectl |
+//! | [`audit`] | what a service account has asked of it |
 //! | [`certificates`] | who everybody is |
 //! | [`namespace`] | a test's own corner: what it applies, the pods that come of it |
 //! | [`kubelet`] | plays the kubelet: pods become ready, and go |
@@ -21,6 +22,7 @@
 //! others: [`ControlPlane::start`].
 
 pub mod access;
+pub mod audit;
 pub mod certificates;
 pub mod gate;
 pub mod host;
@@ -40,6 +42,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 pub use access::Access;
+pub use audit::Audit;
 pub use host::Host;
 pub use kubelet::Kubelet;
 pub use namespace::Namespace;
@@ -187,6 +190,10 @@ impl Files {
         let (ip, port) = (self.apiserver.ip(), self.apiserver.port());
         let folder = self.folder.path().display();
         let front_proxy = certificates::FRONT_PROXY;
+        let audit_log = audit::LOG;
+        let policy = self.path("audit-policy.json");
+        std::fs::write(&policy, audit::POLICY).expect("a folder that can be written");
+        let policy = policy.display();
         let flags = format!(
             "
             --etcd-servers=http://{etcd}
@@ -214,6 +221,8 @@ impl Files {
             --proxy-client-key-file={folder}/front-proxy.key
             # Nothing translates the addresses of Services here: webhooks are called at their endpoints.
             --enable-aggregator-routing
+            --audit-policy-file={policy}
+            --audit-log-path={folder}/{audit_log}
             --profiling=false
             "
         );

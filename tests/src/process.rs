@@ -21,10 +21,11 @@ pub struct Process {
     log: PathBuf,
 }
 
-/// Where a program of this workspace is: beside the folder of the test's own executable.
+/// Where a program of this workspace is: beside the one that asks, or beside the folder of a test's executable.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own executable");
-    let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    let own = std::env::current_exe().expect("the own executable");
+    let tests = Path::new("deps");
+    let folder = own.ancestors().skip(1).find(|folder| !folder.ends_with(tests)).expect("target/<profile>");
     let program = folder.join(name);
     assert!(program.is_file(), "{} is not built: `make test` builds it before the tests", program.display());
     program
@@ -60,6 +61,11 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
         Self { name: name.to_owned(), child, log: log.to_owned() }
+    }
+
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.

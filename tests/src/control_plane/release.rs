@@ -85,6 +85,11 @@ impl Operators {
         .await
     }
 
+    /// The process ID of a replica.
+    pub fn pid(&self, replica: usize) -> u32 {
+        self.replicas[replica].process.pid()
+    }
+
     /// Kills a replica's process (SIGKILL).
     pub fn kill(&mut self, replica: usize) {
         self.replicas[replica].process.kill();
