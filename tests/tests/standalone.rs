@@ -34,7 +34,12 @@ impl Scene {
             scene.start(name).await;
         }
         scene.list(names);
-        scene.operator.stable(names.len()).await;
+        let pool = scene.operator.stable(names.len()).await;
+        // Nothing has to move for the first placement, so nobody was waited for.
+        until("the router knows the pool", async || {
+            equal(&scene.router.status().await.version.epoch.into(), &pool["epoch"])
+        })
+        .await;
         scene
     }
 
