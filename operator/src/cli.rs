@@ -25,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the pools of a Kubernetes cluster: of the one it is in, or of the one that a kubeconfig leads to.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Run a pool without Kubernetes, from a members file that is watched.
     Standalone(StandaloneArgs),
     /// Say who owns the keys on the standard input: a line "key<TAB>member" for each.

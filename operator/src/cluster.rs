@@ -42,6 +42,7 @@ pub mod upkeep;
 pub mod watches;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -328,10 +329,10 @@ async fn look_after(means: &Means, index: &SharedIndex) -> Error {
             stays
         });
         for (key, uid) in wanted {
-            if !at_work.contains_key(&key) {
-                let state = index.lock().follow(&key);
-                let steward = Steward::new(means.clone(), key.clone(), uid.clone(), state);
-                at_work.insert(key, (uid, stewards.spawn(steward.run())));
+            if let Entry::Vacant(vacant) = at_work.entry(key) {
+                let state = index.lock().follow(vacant.key());
+                let steward = Steward::new(means.clone(), vacant.key().clone(), uid.clone(), state);
+                vacant.insert((uid, stewards.spawn(steward.run())));
             }
         }
         tokio::select! {

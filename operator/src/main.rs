@@ -31,7 +31,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run(args) => process::runtime()?.block_on(async {
             let shutdown = process::shutdown()?;
-            Ok(Cluster::build(args.into()).await?.run(shutdown).await?)
+            Ok(Cluster::build((*args).into()).await?.run(shutdown).await?)
         }),
         Command::Standalone(args) => process::runtime()?.block_on(async {
             let shutdown = process::shutdown()?;

@@ -162,7 +162,7 @@ fn input(
     scaled: Option<&Scaled>,
     mut troubles: Vec<Trouble>,
 ) -> Input {
-    troubles.extend(trouble::of_pods(&pool, pods.iter()));
+    troubles.extend(trouble::of_pods(&pool, pods));
     if resource.spec.target.is_none() {
         troubles.push(("NoTarget", "spec.target is missing: name the workload whose pods form the pool".to_owned()));
     }

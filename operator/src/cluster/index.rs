@@ -120,7 +120,9 @@ impl Index {
     pub fn retain_pods(&mut self, scope: Scope<'_>, seen: &BTreeSet<String>) {
         let gone = self.pods.iter().filter(|(uid, key)| is_in(scope, &key.namespace) && !seen.contains(*uid));
         let gone: Vec<_> = gone.map(|(uid, _)| uid.clone()).collect();
-        gone.iter().for_each(|uid| self.delete_pod(uid));
+        for uid in &gone {
+            self.delete_pod(uid);
+        }
     }
 
     /// A pool's placement is there.
@@ -141,7 +143,9 @@ impl Index {
     pub fn retain_placements(&mut self, scope: Scope<'_>, seen: &BTreeSet<PoolKey>) {
         let gone = self.placements.iter().filter(|key| is_in(scope, &key.namespace) && !seen.contains(key));
         let gone: Vec<_> = gone.cloned().collect();
-        gone.iter().for_each(|key| self.delete_placement(key));
+        for key in &gone {
+            self.delete_placement(key);
+        }
     }
 
     fn state(&mut self, key: &PoolKey) -> &watch::Sender<PoolState> {

@@ -55,8 +55,8 @@ pub async fn signer(kube: &Kube, namespace: &str, name: &str) -> Result<Signer, 
 /// A secret for the sidecars of one pool, made once. It is never read, and never replaced.
 pub async fn make_peers(kube: &Kube, metadata: ObjectMeta) -> Result<(), AskError> {
     let (namespace, name) = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
-    let random: [u8; 32] = rand::random();
-    let line = random.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+    let [high, low]: [u128; 2] = rand::random();
+    let line = format!("{high:032x}{low:032x}\n");
     let secret = Secret { metadata, ..secret(&name, PEERS, line) };
     let secrets: Api<Secret> = Api::namespaced(kube.client(), &namespace);
     let object = format!("the Secret {name}");

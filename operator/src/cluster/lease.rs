@@ -140,7 +140,7 @@ impl Candidate {
         match election.decide(found.as_ref().map(record).as_ref(), Instant::now()) {
             Step::Wait => Ok(()),
             Step::Write { transitions } => {
-                self.write(found, self.spec(&self.identity, transitions)).await?;
+                self.write(found, spec(&self.identity, transitions)).await?;
                 election.written(began);
                 Ok(())
             }
@@ -150,7 +150,7 @@ impl Candidate {
     async fn give_back(&self) -> Result<(), AskError> {
         match self.read().await? {
             Some(lease) if record(&lease).holder == self.identity => {
-                let spec = self.spec("", record(&lease).transitions);
+                let spec = spec("", record(&lease).transitions);
                 self.write(Some(lease), spec).await
             }
             _ => Ok(()),
@@ -178,20 +178,20 @@ impl Candidate {
         Ok(())
     }
 
-    fn spec(&self, holder: &str, transitions: i32) -> LeaseSpec {
-        let now = MicroTime(Timestamp::now());
-        LeaseSpec {
-            holder_identity: Some(holder.to_owned()),
-            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-            acquire_time: None,
-            renew_time: Some(now),
-            lease_transitions: Some(transitions),
-            ..LeaseSpec::default()
-        }
-    }
-
     fn object(&self) -> String {
         format!("the Lease {}", self.name)
+    }
+}
+
+fn spec(holder: &str, transitions: i32) -> LeaseSpec {
+    let now = MicroTime(Timestamp::now());
+    LeaseSpec {
+        holder_identity: Some(holder.to_owned()),
+        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        acquire_time: None,
+        renew_time: Some(now),
+        lease_transitions: Some(transitions),
+        ..LeaseSpec::default()
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
         let now = Instant::now();
         let mut me = Election::new("me".into());
         assert_eq!(me.decide(Some(&held_by("other", 1)), now), Step::Wait);
-        assert_eq!(me.decide(Some(&held_by("other", 1)), now + DURATION - SECOND), Step::Wait);
+        assert_eq!(me.decide(Some(&held_by("other", 1)), now + 4 * SECOND), Step::Wait);
         assert_eq!(me.decide(Some(&held_by("other", 2)), now + DURATION), Step::Wait, "it was renewed");
         assert_eq!(me.decide(Some(&held_by("other", 2)), now + 2 * DURATION), Step::Write { transitions: 5 });
     }

@@ -75,6 +75,13 @@ impl Owner {
         }
     }
 
+    /// Whether an object is one of a pool of this name, perhaps of one that is gone.
+    pub fn has(&self, object: &impl kube::Resource) -> bool {
+        let own = self.reference();
+        let owners = object.meta().owner_references.iter().flatten();
+        owners.into_iter().any(|owner| (&owner.kind, &owner.name) == (&own.kind, &own.name))
+    }
+
     /// As what an event is about.
     pub fn object(&self) -> ObjectReference {
         ObjectReference {
@@ -174,13 +181,10 @@ impl Owner {
 }
 
 /// Where each slot is to be found: its holder's pod, if that is ready.
-pub fn slot_addresses<'a>(
-    view: &PoolView,
-    pods: impl Iterator<Item = &'a PodFacts> + Clone,
-) -> BTreeMap<SlotId, Option<SlotAddress>> {
+pub fn slot_addresses(view: &PoolView, pods: &[PodFacts]) -> BTreeMap<SlotId, Option<SlotAddress>> {
     let address = |slot: SlotId| {
         let holder = view.members.iter().find(|member| member.slot == Some(slot) && member.ready)?;
-        let pod = pods.clone().find(|pod| holder.uid.as_ref() == Some(&pod.uid))?;
+        let pod = pods.iter().find(|pod| holder.uid.as_ref() == Some(&pod.uid))?;
         Some(SlotAddress { ip: pod.ip?, pod: pod.name.clone(), uid: pod.uid.clone() })
     };
     view.slots.iter().map(|slot| (slot.id, address(slot.id))).collect()

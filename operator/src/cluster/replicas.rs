@@ -25,17 +25,12 @@ pub enum Step {
 ///
 /// Growth is written at once. Before a shrink the slots that go are retired and their holders drained, by the plan for as many
 /// slots as are wanted; then as many pods as go hold no slot and no connection, and their deletion cost says so.
-pub fn step<'a>(
-    wanted: Option<u32>,
-    desired: u32,
-    view: Option<&PoolView>,
-    pods: impl Iterator<Item = &'a PodFacts> + Clone,
-) -> Step {
+pub fn step(wanted: Option<u32>, desired: u32, view: &PoolView, pods: &[PodFacts]) -> Step {
     let Some(wanted) = wanted else { return Step::Keep };
     if wanted >= desired {
         return if wanted > desired { Step::Set(wanted) } else { Step::Keep };
     }
-    let pods = pods.filter(|pod| pod.role == Role::App && pod.standing.is_some());
+    let pods = pods.iter().filter(|pod| pod.role == Role::App && pod.standing.is_some());
     if is_rolling(pods.clone()) {
         return Step::Wait("the target is rolling out");
     }
@@ -46,7 +41,6 @@ pub fn step<'a>(
     if u32::try_from(staying) != Ok(desired) || pods.clone().any(|pod| !pod.stays()) {
         return Step::Wait("pods are coming or going");
     }
-    let Some(view) = view else { return Step::Wait("the pool is not known yet") };
     let retired = view.slots.len() <= usize::try_from(wanted).unwrap_or(usize::MAX);
     if !retired || view.state != State::Stable {
         return Step::Wait("connections move away from the pods that go");
@@ -57,7 +51,7 @@ pub fn step<'a>(
     if u32::try_from(emptied).is_ok_and(|emptied| emptied < desired - wanted) {
         return Step::Wait("connections move away from the pods that go");
     }
-    if pods.clone().any(|pod| pod.ordinal.is_none() && cost_to_write(pod, Some(view)).is_some()) {
+    if pods.clone().any(|pod| pod.ordinal.is_none() && cost_to_write(pod, view).is_some()) {
         return Step::Wait("deletion costs are being written");
     }
     Step::Set(wanted)
@@ -69,11 +63,11 @@ fn is_rolling<'a>(pods: impl Iterator<Item = &'a PodFacts>) -> bool {
 }
 
 /// The deletion cost that a pod should have and has not: lower ones go first.
-pub fn cost_to_write(pod: &PodFacts, view: Option<&PoolView>) -> Option<i32> {
+pub fn cost_to_write(pod: &PodFacts, view: &PoolView) -> Option<i32> {
     if pod.role != Role::App || !pod.stays() {
         return None;
     }
-    let member = view?.members.iter().find(|member| member.uid.as_ref() == Some(&pod.uid))?;
+    let member = view.members.iter().find(|member| member.uid.as_ref() == Some(&pod.uid))?;
     let cost = match member.slot {
         Some(slot) => i32::try_from(slot.0).map_or(SPARE, |slot| -slot),
         None => SPARE,
@@ -115,23 +109,23 @@ mod tests {
     #[test]
     fn without_a_wish_of_the_pool_the_target_is_left_alone() {
         let (pods, view) = pool(3, 1);
-        assert_eq!(step(None, 3, Some(&view), pods.iter()), Step::Keep);
+        assert_eq!(step(None, 3, &view, &pods), Step::Keep);
     }
 
     #[test]
     fn growth_is_written_at_once_also_in_a_rollout() {
         let (mut pods, view) = pool(2, 2);
         pods[0].revision = "new".into();
-        assert_eq!(step(Some(3), 2, Some(&view), pods.iter()), Step::Set(3));
-        assert_eq!(step(Some(2), 2, Some(&view), pods.iter()), Step::Keep);
-        assert_eq!(step(Some(2), 0, None, [].iter()), Step::Set(2));
+        assert_eq!(step(Some(3), 2, &view, &pods), Step::Set(3));
+        assert_eq!(step(Some(2), 2, &view, &pods), Step::Keep);
+        assert_eq!(step(Some(2), 0, &view, &[]), Step::Set(2));
     }
 
     #[test]
     fn a_shrink_waits_until_the_pods_that_go_are_empty_and_marked() {
-        let (pods, view) = pool(3, 2);
-        assert_eq!(step(Some(2), 3, Some(&view), pods.iter()), Step::Set(2));
         type Change = fn(&mut Vec<PodFacts>, &mut PoolView);
+        let (pods, view) = pool(3, 2);
+        assert_eq!(step(Some(2), 3, &view, &pods), Step::Set(2));
         let early: [Change; 7] = [
             |_, view| view.slots.push(slot(2, "chat-2")),
             |_, view| view.state = State::Evicting,
@@ -144,23 +138,25 @@ mod tests {
         for (index, change) in early.into_iter().enumerate() {
             let (mut pods, mut view) = pool(3, 2);
             change(&mut pods, &mut view);
-            assert!(matches!(step(Some(2), 3, Some(&view), pods.iter()), Step::Wait(_)), "case {index}");
+            assert!(matches!(step(Some(2), 3, &view, &pods), Step::Wait(_)), "case {index}");
         }
     }
 
     #[test]
     fn a_target_without_pods_is_not_waited_for() {
-        assert_eq!(step(Some(1), 3, None, [].iter()), Step::Set(1));
+        assert_eq!(step(Some(1), 3, &view(), &[]), Step::Set(1));
     }
 
     #[test]
     fn a_holder_costs_less_the_higher_its_slot_and_a_spare_least() {
         let (mut pods, view) = pool(3, 2);
-        assert!(pods.iter().all(|pod| cost_to_write(pod, Some(&view)).is_none()), "they have it already");
-        pods.iter_mut().for_each(|pod| pod.cost = None);
-        let costs: Vec<_> = pods.iter().map(|pod| cost_to_write(pod, Some(&view))).collect();
+        assert!(pods.iter().all(|pod| cost_to_write(pod, &view).is_none()), "they have it already");
+        for pod in &mut pods {
+            pod.cost = None;
+        }
+        let costs: Vec<_> = pods.iter().map(|pod| cost_to_write(pod, &view)).collect();
         assert_eq!(costs, [Some(0), Some(-1), Some(SPARE)]);
         pods[0].standing = Some(crate::driver::Standing::Leaving);
-        assert_eq!(cost_to_write(&pods[0], Some(&view)), None);
+        assert_eq!(cost_to_write(&pods[0], &view), None);
     }
 }

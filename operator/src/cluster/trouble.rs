@@ -1,6 +1,8 @@
 //! What is wrong around a pool that its machine cannot see: as functions of the pool and its pods, in words that tell what
 //! to do.
 
+use ring::settings::{Drain, Limits};
+
 use super::pod::{Injected, PodFacts};
 use crate::pool::CheckedPool;
 use crate::rebalance::view::PoolView;
@@ -12,9 +14,9 @@ pub type Trouble = (&'static str, String);
 const NAMED: usize = 3;
 
 /// What is wrong with the pods.
-pub fn of_pods<'a>(pool: &CheckedPool, pods: impl Iterator<Item = &'a PodFacts> + Clone) -> Vec<Trouble> {
+pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts]) -> Vec<Trouble> {
     let mut troubles = Vec::new();
-    let staying = pods.filter(|pod| pod.stays());
+    let staying = pods.iter().filter(|pod| pod.stays());
     if let Some(names) = names(staying.clone().filter(|pod| pod.sidecar == Injected::HostNetwork)) {
         let sentence = format!(
             "{names} on hostNetwork, where no sidecar can be: remove hostNetwork from the pod template, or its label \
@@ -42,12 +44,12 @@ pub fn of_pods<'a>(pool: &CheckedPool, pods: impl Iterator<Item = &'a PodFacts> 
 }
 
 /// What is held where it could not be drained in time.
-pub fn of_load(pool: &CheckedPool, view: &PoolView) -> Option<Trouble> {
-    let per_second = u64::from(pool.settings.limits.handshakes_per_second);
+pub fn of_load(limits: Limits, drain: Drain, view: &PoolView) -> Option<Trouble> {
+    let per_second = u64::from(limits.handshakes_per_second);
     if per_second == 0 {
         return None;
     }
-    let drain = pool.settings.drain.timeout;
+    let drain = drain.timeout;
     let apps = view.slots.iter().filter(|slot| slot.ready).count().saturating_sub(1);
     let most = per_second * drain.0.as_secs() * u64::try_from(apps).unwrap_or(u64::MAX).max(1);
     let over = view.members.iter().find(|member| member.connections.is_some_and(|held| held > most))?;
@@ -64,11 +66,11 @@ pub fn of_load(pool: &CheckedPool, view: &PoolView) -> Option<Trouble> {
 fn names<'a>(pods: impl Iterator<Item = &'a PodFacts>) -> Option<String> {
     let names: Vec<&str> = pods.map(|pod| pod.name.as_str()).collect();
     let verb = if names.len() == 1 { "is" } else { "are" };
-    let named = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    let first = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
     match names.len() {
         0 => None,
-        count if count > NAMED => Some(format!("{named} and {} more {verb}", count - NAMED)),
-        _ => Some(format!("{named} {verb}")),
+        count if count > NAMED => Some(format!("{first} and {} more {verb}", count - NAMED)),
+        _ => Some(format!("{first} {verb}")),
     }
 }
 
@@ -99,7 +101,7 @@ mod tests {
         let mut pods: Vec<_> = (0..5).map(|index| bare(&format!("chat-{index}"), false)).collect();
         pods.push(bare("chat-host", true));
         pods.push(facts("chat-good", |_| {}));
-        let troubles = of_pods(&pool(), pods.iter());
+        let troubles = of_pods(&pool(), &pods);
         let reasons: Vec<_> = troubles.iter().map(|(reason, _)| *reason).collect();
         assert_eq!(reasons, ["HostNetwork", "PodsWithoutSidecar"]);
         assert!(troubles[0].1.starts_with("chat-host is on hostNetwork"), "{troubles:?}");
@@ -109,8 +111,8 @@ mod tests {
     #[test]
     fn a_grace_period_that_is_shorter_than_a_drain_is_said_beforehand() {
         let short = facts("chat-a", |pod| pod["spec"]["terminationGracePeriodSeconds"] = json!(30));
-        assert_eq!(of_pods(&pool(), [short].iter())[0].0, "GraceTooShort");
-        assert_eq!(of_pods(&pool(), [facts("chat-a", |_| {})].iter()), []);
+        assert_eq!(of_pods(&pool(), &[short])[0].0, "GraceTooShort");
+        assert_eq!(of_pods(&pool(), &[facts("chat-a", |_| {})]), []);
     }
 
     #[test]
@@ -127,7 +129,8 @@ mod tests {
             view.members.push(member);
             view
         };
-        assert_eq!(of_load(&pool(), &holds(600)), None);
-        assert_eq!(of_load(&pool(), &holds(601)).unwrap().0, "DrainTooLong");
+        let of_load = |view: &PoolView| of_load(pool().settings.limits, pool().settings.drain, view);
+        assert_eq!(of_load(&holds(600)), None);
+        assert_eq!(of_load(&holds(601)).unwrap().0, "DrainTooLong");
     }
 }

@@ -25,7 +25,7 @@ use super::pod::{DELETION_COST, PodFacts};
 use super::replicas::{self, Step};
 use super::status::{self, Subject};
 use super::steward::Means;
-use super::trouble::Trouble;
+use super::trouble::{self, Trouble};
 use crate::pool::{PoolStatus, WebSocketPool};
 use crate::rebalance::view::PoolView;
 
@@ -48,14 +48,26 @@ pub struct Upkeep {
     pools: Api<WebSocketPool>,
     /// The pool's Service, as it was applied.
     service: Option<Service>,
-    /// The slots whose objects are there, with the address that was written; `None` before this operator has written it.
-    slots: Option<BTreeMap<SlotId, Option<Option<SlotAddress>>>>,
+    /// The slots whose objects are there, once they have been listed.
+    slots: Option<BTreeMap<SlotId, SlotObjects>>,
     /// Deletion costs that were written, and may not be seen yet.
     costs: BTreeMap<String, i32>,
     status: Option<PoolStatus>,
     written: Option<Instant>,
+    /// What was in the way when objects were kept last, and until when they are left alone for it.
+    troubles: Vec<Trouble>,
+    rest_until: Instant,
     told: Option<PoolView>,
     refused: Option<String>,
+}
+
+/// What is known of a slot's objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SlotObjects {
+    /// An earlier operator has made them.
+    Found,
+    /// They were written, with this address.
+    Written(Option<SlotAddress>),
 }
 
 impl Upkeep {
@@ -76,6 +88,8 @@ impl Upkeep {
             costs: BTreeMap::new(),
             status: None,
             written: None,
+            troubles: Vec::new(),
+            rest_until: Instant::now(),
             told: None,
             refused: None,
         }
@@ -111,17 +125,22 @@ impl Upkeep {
     }
 
     async fn round(&mut self, mut view: PoolView) {
-        let pods: Vec<PodFacts> = self.state.borrow().pods.values().cloned().collect();
-        let mut troubles: Vec<Trouble> = Vec::new();
-        // The endpoints first: clients wait for them.
-        let wanted = slot_addresses(&view, pods.iter());
-        troubles.extend(self.keep_slots(wanted).await.err().map(refusal));
-        troubles.extend(self.keep_service().await);
-        troubles.extend(self.keep_costs(&view, &pods).await.err().map(refusal));
-        troubles.extend(self.keep_scale(&view, &pods).await.err());
-        for (reason, message) in &troubles {
-            tracing::warn!(pool = %self.owner.key, reason, "{message}");
+        let now = Instant::now();
+        // An API server in trouble is not asked more often; what was wrong stays said.
+        if now >= self.rest_until {
+            let pods: Vec<PodFacts> = self.state.borrow().pods.values().cloned().collect();
+            let troubles = self.keep(&view, &pods).await;
+            for (reason, message) in troubles.iter().filter(|trouble| !self.troubles.contains(trouble)) {
+                tracing::warn!(pool = %self.owner.key, reason, "{message}");
+            }
+            self.rest_until = if troubles.is_empty() { now } else { now + INTERVAL };
+            self.troubles = troubles;
+        }
+        for (reason, message) in &self.troubles {
             view.degrade(reason, message);
+        }
+        if let Some((reason, message)) = self.load(&view) {
+            view.degrade(reason, &message);
         }
         self.means.shown.show(&self.owner.key, &view);
         let before = self.status();
@@ -137,11 +156,30 @@ impl Upkeep {
         }
     }
 
+    /// Keeps all objects as they should be; says what is in the way.
+    async fn keep(&mut self, view: &PoolView, pods: &[PodFacts]) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
+        // The endpoints first: clients wait for them.
+        troubles.extend(self.keep_slots(slot_addresses(view, pods)).await.err());
+        troubles.extend(self.keep_service().await.err());
+        troubles.extend(self.keep_costs(view, pods).await.err().map(refusal));
+        troubles.extend(self.keep_scale(view, pods).await.err());
+        troubles
+    }
+
+    fn load(&self, view: &PoolView) -> Option<Trouble> {
+        let state = self.state.borrow();
+        let spec = &state.pool.as_ref()?.spec;
+        trouble::of_load(spec.limits, spec.drain, view)
+    }
+
     /// One Service and one EndpointSlice for each slot, and none for a slot that was retired.
-    async fn keep_slots(&mut self, wanted: BTreeMap<SlotId, Option<SlotAddress>>) -> Result<(), AskError> {
+    async fn keep_slots(&mut self, wanted: BTreeMap<SlotId, Option<SlotAddress>>) -> Result<(), Trouble> {
         let mut there = match self.slots.take() {
             Some(there) => there,
-            None => self.slots_there().await?.into_iter().map(|slot| (slot, None)).collect(),
+            None => {
+                self.slots_there().await.map_err(refusal)?.into_iter().map(|slot| (slot, SlotObjects::Found)).collect()
+            }
         };
         let done = self.change_slots(&mut there, wanted).await;
         self.slots = Some(there);
@@ -150,28 +188,30 @@ impl Upkeep {
 
     async fn change_slots(
         &self,
-        there: &mut BTreeMap<SlotId, Option<Option<SlotAddress>>>,
+        there: &mut BTreeMap<SlotId, SlotObjects>,
         wanted: BTreeMap<SlotId, Option<SlotAddress>>,
-    ) -> Result<(), AskError> {
+    ) -> Result<(), Trouble> {
         let retired: Vec<SlotId> = there.keys().filter(|slot| !wanted.contains_key(slot)).copied().collect();
         for (slot, holder) in wanted {
-            let written = there.get(&slot).cloned().flatten();
-            if written.as_ref() == Some(&holder) {
-                continue;
-            }
             let name = self.owner.slot_name(slot);
-            if written.is_none() {
-                self.apply(&self.services, &name, &self.owner.slot_service(slot)).await?;
+            match there.get(&slot) {
+                Some(SlotObjects::Written(written)) if *written == holder => continue,
+                Some(SlotObjects::Written(_)) => {}
+                Some(SlotObjects::Found) | None => {
+                    self.apply_service(&self.owner.slot_service(slot)).await?;
+                }
             }
-            self.apply(&self.slices, &name, &self.owner.slot_slice(slot, holder.as_ref())).await?;
-            there.insert(slot, Some(holder));
+            self.apply(&self.slices, &name, &self.owner.slot_slice(slot, holder.as_ref())).await.map_err(refusal)?;
+            there.insert(slot, SlotObjects::Written(holder));
         }
         for slot in retired {
             let name = self.owner.slot_name(slot);
             let params = DeleteParams::default();
             let object = || format!("Service and EndpointSlice {name}");
-            if_there(self.means.kube.ask("delete", object(), self.services.delete(&name, &params)).await)?;
-            if_there(self.means.kube.ask("delete", object(), self.slices.delete(&name, &params)).await)?;
+            if_there(self.means.kube.ask("delete", object(), self.services.delete(&name, &params)).await)
+                .map_err(refusal)?;
+            if_there(self.means.kube.ask("delete", object(), self.slices.delete(&name, &params)).await)
+                .map_err(refusal)?;
             there.remove(&slot);
         }
         Ok(())
@@ -185,44 +225,35 @@ impl Upkeep {
         Ok(ids.collect())
     }
 
-    /// The pool's Service, unless somebody else has one of that name.
-    async fn keep_service(&mut self) -> Option<Trouble> {
+    /// The pool's Service.
+    async fn keep_service(&mut self) -> Result<(), Trouble> {
         self.owner.port = self.state.borrow().pool.as_ref().and_then(|pool| pool.spec.port);
         let wanted = self.owner.service();
-        if self.service.as_ref() == Some(&wanted) {
-            return None;
+        if self.service.as_ref() != Some(&wanted) {
+            self.apply_service(&wanted).await?;
+            self.service = Some(wanted);
         }
+        Ok(())
+    }
+
+    /// Applies a Service, unless somebody else has one of that name.
+    async fn apply_service(&self, wanted: &Service) -> Result<(), Trouble> {
         let name = wanted.name_any();
         let found = self.means.kube.ask("get", format!("the Service {name}"), self.services.get(&name)).await;
-        let found = match if_there(found) {
-            Ok(found) => found,
-            Err(error) => return Some(refusal(error)),
-        };
-        let owned = |service: &Service| {
-            let owners = service.owner_references().iter();
-            owners
-                .into_iter()
-                .any(|owner| (owner.kind.as_str(), &owner.name) == ("WebSocketPool", &self.owner.key.name))
-        };
-        if found.as_ref().is_some_and(|found| !owned(found)) {
+        let foreign = if_there(found).map_err(refusal)?.is_some_and(|found| !self.owner.has(&found));
+        if foreign {
             let sentence = format!(
                 "the Service {name} is somebody else's, and the pool's would have its name: let it lead to port 7480 of the \
                  pods, where their sidecars are, or rename or delete it"
             );
-            return Some(("ServiceTaken", sentence));
+            return Err(("ServiceTaken", sentence));
         }
-        match self.apply(&self.services, &name, &wanted).await {
-            Ok(()) => {
-                self.service = Some(wanted);
-                None
-            }
-            Err(error) => Some(refusal(error)),
-        }
+        self.apply(&self.services, &name, wanted).await.map_err(refusal)
     }
 
     /// Each pod's deletion cost, so that a ReplicaSet takes the right one.
     async fn keep_costs(&mut self, view: &PoolView, pods: &[PodFacts]) -> Result<(), AskError> {
-        let costs = pods.iter().filter_map(|pod| Some((pod, replicas::cost_to_write(pod, Some(view))?)));
+        let costs = pods.iter().filter_map(|pod| Some((pod, replicas::cost_to_write(pod, view)?)));
         let costs: Vec<_> = costs.collect();
         self.costs.retain(|uid, _| costs.iter().any(|(pod, _)| &pod.uid == uid));
         for (pod, cost) in costs {
@@ -246,7 +277,7 @@ impl Upkeep {
     async fn keep_scale(&mut self, view: &PoolView, pods: &[PodFacts]) -> Result<(), Trouble> {
         let wanted = self.state.borrow().pool.as_ref().and_then(|pool| pool.spec.replicas);
         let Seen { target: Some(target), scaled: Some(scaled) } = self.seen.borrow().clone() else { return Ok(()) };
-        let decide = |desired| replicas::step(wanted, desired, Some(view), pods.iter());
+        let decide = |desired| replicas::step(wanted, desired, view, pods);
         if !matches!(decide(scaled.desired), Step::Set(_)) {
             return Ok(());
         }
