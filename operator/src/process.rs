@@ -1,6 +1,6 @@
 //! What every process does: log, run tasks, and end when it is told to.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +10,8 @@ use tracing_subscriber::filter::ParseError;
 /// Logs to the standard error. `filter` is a level, or a list like `operator=debug,warn`.
 pub fn log_to_stderr(filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     Ok(())
 }
 
