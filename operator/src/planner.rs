@@ -259,14 +259,10 @@ impl<'a> Planner<'a> {
 
     fn vacate(&mut self) {
         let somebody_else = self.slots.values().any(|p| matches!(p.held, Held::By(m) if !m.is_leaving()));
-        for place in self.slots.values_mut() {
-            match place.held {
-                Held::ByDead => place.held = Held::Vacant,
-                // With nobody left to take its keys, a leaving member serves them to the end.
-                Held::By(member) if member.waits_for_nobody() && somebody_else => {
-                    place.held = Held::Vacant;
-                }
-                _ => {}
+        // With nobody left to take its keys, a leaving member serves them to the end.
+        for place in self.slots.values_mut().filter(|_| somebody_else) {
+            if matches!(place.held, Held::By(member) if member.waits_for_nobody()) {
+                place.held = Held::Vacant;
             }
         }
     }
