@@ -7,10 +7,10 @@ CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api lint fmt generate chart images
+.PHONY: help build demo test test-api test-cluster cluster cluster-down lint fmt generate chart images
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the sidecar, the operator and the examples for use
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-operator --package wspool-examples
@@ -31,6 +31,16 @@ test-api: ## run the tests that need a Kubernetes API, with a real one (the firs
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --no-run
 	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline --no-fail-fast -- --ignored
+
+test-cluster: ## run the tests that need whole nodes, with three of them (as root; the first time it is built: 25 minutes)
+	$(CARGO) test --package wspool-tests --test 'cluster_*' --locked --no-run
+	tests/cluster/run $(CARGO) test --package wspool-tests --test 'cluster_*' --locked --offline --no-fail-fast -- --ignored --test-threads 1
+
+cluster: ## start a cluster of three nodes: then tests/cluster/exec kubectl get nodes
+	tests/cluster/up
+
+cluster-down: ## end it, and remove all of it
+	tests/cluster/down
 
 lint: $(DENY) ## check formatting, lints, generated files, and what is depended on
 	$(CARGO) fmt --all --check

@@ -48,3 +48,6 @@ server.on("connection", (socket, request) => {
 
   socket.on("error", (error) => console.error(`${user}: ${error.message}`));
 });
+
+// As a container's first process Node would ignore both, and be killed when its grace period is over.
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit());
