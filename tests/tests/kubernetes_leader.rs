@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use harness::control_plane::Scene;
 use harness::control_plane::gate::Gate;
-use harness::control_plane::scene::FAST;
-use harness::until;
+use harness::control_plane::scene::{FAST, manifests};
+use harness::control_plane::{ControlPlane, Scene};
 use harness::wait::equal;
+use harness::{Client, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
@@ -15,6 +15,8 @@ use serde_json::Value;
 
 /// A pace at which a move lasts some seconds.
 const SLOW: &str = "rebalance: {settle: 500ms, rate: 10, maxInFlight: 1000, returnTimeout: 5s}";
+/// A pace at which a move outlasts a leader that has lost its API server.
+const SLOWER: &str = "rebalance: {settle: 500ms, rate: 3, maxInFlight: 1000, returnTimeout: 5s}";
 /// Longer than a grant lasts, and shorter than anybody is missed.
 const GRANT: Duration = Duration::from_secs(2);
 
@@ -27,6 +29,9 @@ async fn begin_move(scene: &Scene) {
     })
     .await;
 }
+
+/// How long the API server is away in all, at least.
+const OUTAGE: Duration = Duration::from_secs(20);
 
 fn term(view: &Value) -> u64 {
     view["term"].as_u64().expect("a term")
@@ -146,4 +151,45 @@ async fn a_leader_that_is_cut_off_and_believes_that_it_leads_is_refused_and_nobo
     })
     .await;
     assert_eq!(term(&scene.operators.stable("chat", 3).await), term(&view));
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn while_the_api_server_is_away_nothing_moves_and_everybody_is_served_and_then_the_move_ends() {
+    let mut control_plane = ControlPlane::start().await;
+    let mut scene = Scene::of(&control_plane.access(), "outage", 2, 2, &manifests(2, SLOWER)).await;
+    scene.fill(150).await;
+    let before = scene.owners(2).await;
+    begin_move(&scene).await;
+    control_plane.stop_apiserver();
+    // The leader goes on until its Lease could be another's.
+    until("connections move no more", async || {
+        let moved = scene.crowd.breaks();
+        tokio::time::sleep(GRANT).await;
+        equal(&scene.crowd.breaks(), &moved)
+    })
+    .await;
+    let stood = scene.crowd.breaks();
+    for entry in scene.host.entries() {
+        Client::connect(entry, "user-0").await.check().await;
+    }
+    tokio::time::sleep(OUTAGE).await;
+    assert_eq!(scene.crowd.breaks(), stood, "connections moved without an operator");
+    control_plane.start_apiserver().await;
+    let after = scene.owners(3).await;
+    assert!(stood < scene.crowd.breaks(), "the move was over before the API server was stopped");
+    scene.moved_exactly(&before, &after).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
+async fn a_placement_that_somebody_else_has_written_to_is_read_again_and_written_over_it() {
+    let mut scene = Scene::new("conflict", 2, 1, FAST).await;
+    scene.fill(40).await;
+    let before = scene.owners(2).await;
+    scene.kubectl(&["annotate", "configmap", "chat-placement", "somebody=else"]).await;
+    scene.kubectl(&["annotate", "lease", scene.operators.name(), "somebody=else"]).await;
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=3"]).await;
+    let after = scene.owners(3).await;
+    scene.moved_exactly(&before, &after).await;
 }

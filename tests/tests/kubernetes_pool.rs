@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use harness::control_plane::Scene;
-use harness::control_plane::scene::FAST;
+use harness::control_plane::scene::{FAST, stateful};
+use harness::control_plane::{Access, Scene};
 use harness::until;
 use harness::wait::equal;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -171,6 +171,37 @@ async fn deletion_costs_make_a_plain_scale_down_take_the_highest_slot() {
 
 #[tokio::test]
 #[ignore = "needs a control plane: make test-api"]
+async fn a_statefulsets_slots_are_its_ordinals_and_a_pod_that_comes_back_gets_its_own() {
+    let mut scene = Scene::of(&Access::shared(), "stateful", 3, 1, &stateful(3, FAST)).await;
+    let _directory = scene.fill_at_owners(60).await;
+    let view = scene.operators.stable("chat", 3).await;
+    let holders = |view: &Value| {
+        let slots = view["slots"].as_array().expect("slots").iter();
+        slots.map(|slot| format!("{}: {}", slot["id"], slot["member"].as_str().unwrap_or("-"))).collect::<Vec<_>>()
+    };
+    assert_eq!(holders(&view), ["0: chat-0", "1: chat-1", "2: chat-2"]);
+
+    scene.kubectl(&["delete", "pod", "chat-1", "--wait=false"]).await;
+    let old = scene.host.names();
+    until("the pod is another one", async || {
+        let new = scene.host.names().into_iter().find(|(uid, name)| name == "chat-1" && !old.contains_key(uid));
+        new.map(drop).ok_or_else(|| "it is still the old one".into())
+    })
+    .await;
+    let after = scene.owners(3).await;
+    scene.crowd.at_home(|key| after.owner(key)).await;
+    for life in scene.crowd.lives() {
+        let most = if after.owner(&life.key) == "chat-1" { 2 } else { 0 };
+        assert!(life.breaks() <= most, "{life:?}");
+    }
+
+    scene.kubectl(&["scale", "statefulset/chat", "--replicas=2"]).await;
+    assert_eq!(holders(&scene.operators.stable("chat", 2).await), ["0: chat-0", "1: chat-1"]);
+    assert_eq!(scene.book.on_two_servers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
 async fn the_status_and_the_events_tell_what_kubectl_shows() {
     let mut scene = Scene::new("status", 2, 1, FAST).await;
     scene.fill(40).await;
@@ -232,11 +263,24 @@ async fn what_is_wrong_around_a_pool_is_said_with_what_to_do() {
     let service = scene.kubectl(&["get", "service", "taken", "-o", "jsonpath={.spec.ports[0].targetPort}"]).await;
     assert_eq!(service, "3000", "somebody else's Service is left alone");
 
+    // Pods that got in without the webhook.
+    for (name, host) in [("bare", "false"), ("hosted", "true")] {
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{hostNetwork: {host}, containers: [{{name: \
+             app, image: x}}]}}}}"
+        );
+        scene.namespace.apply(&pod).await.expect("a pod");
+    }
+    scene.kubectl(&["label", "pod", "bare", "wspool.dev/pool=second"]).await;
+    degraded("second", "PodsWithoutSidecar", "delete it, so that its successor is injected").await;
+    scene.kubectl(&["label", "pod", "hosted", "wspool.dev/pool=second"]).await;
+    degraded("second", "HostNetwork", "remove hostNetwork").await;
+
     let events = scene.namespace.api::<k8s_openapi::api::events::v1::Event>();
     until("each has its event", async || {
         let list = events.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
         let said: Vec<_> = list.items.into_iter().filter_map(|event| event.reason).collect();
-        let missing = ["TargetNotFound", "UnknownTarget", "NoMembers"]
+        let missing = ["TargetNotFound", "UnknownTarget", "NoMembers", "PodsWithoutSidecar", "HostNetwork"]
             .into_iter()
             .find(|reason| !said.iter().any(|said| said == reason));
         missing.map_or(Ok(()), |missing| Err(format!("no {missing} in {said:?}")))

@@ -14,7 +14,7 @@ use crate::planner::Role;
 use crate::pool::{CheckedPool, WebSocketPool, check};
 
 /// The target is looked at this often even when no pod changes: one that cannot make pods changes none.
-const INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// How long passes before an API server that did not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 

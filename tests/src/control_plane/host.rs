@@ -184,7 +184,7 @@ impl Work {
         loop {
             // A paused API server gives no answer.
             let listed = self.api.list(&ListParams::default().labels(POOL_LABEL)).await.map(|list| list.items);
-            for pod in listed.iter().flatten() {
+            for pod in listed.iter().flatten().filter(|pod| sidecar_of(pod).is_some()) {
                 let uid = pod.uid().expect("a stored pod has a UID");
                 let known = lock(&self.pods).get(&uid).map(|pod| pod.leaving);
                 match (known, pod.metadata.deletion_timestamp.is_some()) {
@@ -252,9 +252,7 @@ impl Work {
 
     /// The injected container's command line: its variables as flags, with the files of its volumes.
     async fn injected(&self, pod: &Pod, ip: Ipv4Addr, folder: &Path) -> Vec<String> {
-        let spec = pod.spec.as_ref().expect("a stored pod has a spec");
-        let sidecar = spec.init_containers.iter().flatten().find(|container| container.name == SIDECAR);
-        let sidecar = sidecar.unwrap_or_else(|| panic!("pod {} was not injected", pod.name_any()));
+        let sidecar = sidecar_of(pod).expect("only injected pods are run");
         self.mount(pod, sidecar, folder).await;
         let mut arguments = Vec::new();
         for variable in sidecar.env.iter().flatten() {
@@ -343,6 +341,12 @@ impl Work {
     async fn end(self, pod: Pod) {
         self.kubelet.gone(&pod).await;
     }
+}
+
+/// The injected container; a pod that got in without it is not run.
+fn sidecar_of(pod: &Pod) -> Option<&Container> {
+    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
+    containers.iter().find(|container| container.name == SIDECAR)
 }
 
 /// A path of the pod, in its folder.

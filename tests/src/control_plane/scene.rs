@@ -23,25 +23,35 @@ const CLIENTS: u16 = 7480;
 
 /// A pool named `chat` and its Deployment of that name, as users write them. `pool` is a further line of the pool's spec.
 pub fn manifests(replicas: u32, pool: &str) -> String {
+    let strategy = "strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}";
+    workload("Deployment", replicas, strategy, pool)
+}
+
+/// The same with a StatefulSet.
+pub fn stateful(replicas: u32, pool: &str) -> String {
+    workload("StatefulSet", replicas, "podManagementPolicy: Parallel", pool)
+}
+
+fn workload(kind: &str, replicas: u32, how: &str, pool: &str) -> String {
     format!(
         "
 apiVersion: wspool.dev/v1alpha1
 kind: WebSocketPool
 metadata: {{name: chat}}
 spec:
-  target: {{apiVersion: apps/v1, kind: Deployment, name: chat}}
+  target: {{apiVersion: apps/v1, kind: {kind}, name: chat}}
   port: 3000
   key: {{from: [{{query: user}}]}}
   drain: {{timeout: 20s}}
   {pool}
 ---
 apiVersion: apps/v1
-kind: Deployment
+kind: {kind}
 metadata: {{name: chat}}
 spec:
   replicas: {replicas}
   selector: {{matchLabels: {{app: chat}}}}
-  strategy: {{rollingUpdate: {{maxSurge: 1, maxUnavailable: 0}}}}
+  {how}
   template:
     metadata: {{labels: {{app: chat, wspool.dev/pool: chat}}}}
     spec:
@@ -71,11 +81,16 @@ pub struct Scene {
 impl Scene {
     /// A stable pool with so many pods, run by so many operators.
     pub async fn new(purpose: &str, replicas: u32, operators: usize, pool: &str) -> Self {
-        let namespace = Namespace::create(&Access::shared(), purpose).await;
+        Self::of(&Access::shared(), purpose, replicas, operators, &manifests(replicas, pool)).await
+    }
+
+    /// The same at any control plane, and with any manifests of a pool `chat`.
+    pub async fn of(access: &Access, purpose: &str, replicas: u32, operators: usize, manifests: &str) -> Self {
+        let namespace = Namespace::create(access, purpose).await;
         let operators = Operators::install(&namespace, operators).await;
         let book = Guestbook::default();
         let host = Host::start(&namespace, &book);
-        namespace.apply(&manifests(replicas, pool)).await.expect("the pool and its workload are accepted");
+        namespace.apply(manifests).await.expect("the pool and its workload are accepted");
         operators.stable("chat", replicas as usize).await;
         Self { namespace, operators, host, book, crowd: Crowd::default() }
     }
