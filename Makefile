@@ -7,7 +7,7 @@ CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down lint fmt generate chart images
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench-pool lint fmt generate chart images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ test-api: ## run the tests that need a Kubernetes API, with a real one (the firs
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --no-run
 	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline --no-fail-fast -- --ignored
+
+# Compiled before the network is gone.
+bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kubernetes API (15 minutes)
+	@.ci/needs ip unshare setpriv
+	$(CARGO) build --release --locked --package wspool-operator --package wspool-bench
+	tests/control-plane/run target/release/pool
 
 test-cluster: ## run the tests that need whole nodes, with three of them (as root; the first time it is built: 25 minutes)
 	$(CARGO) test --package wspool-tests --test 'cluster_*' --locked --no-run

@@ -1,0 +1,18 @@
+//! What wspool costs, measured on the real programs.
+//!
+//! ```text
+//!  pool (a program) ── Round ──► kube-apiserver ◄── wspool-operator (a process: Usage; what it asks: Audit)
+//!                        └─ Fleet: the sidecars of all pods ◄──HTTP──┘
+//! ```
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`fleet`] | the sidecars of many pods in one process, and their clients |
+//! | [`round`] | one measurement of the operator with a pool of some size |
+//! | [`usage`] | what a process has used |
+//! | [`table`] | figures of several rounds, as Markdown |
+
+pub mod fleet;
+pub mod round;
+pub mod table;
+pub mod usage;
