@@ -13,6 +13,14 @@ use kube::ResourceExt as _;
 use kube::api::ListParams;
 use serde_json::Value;
 
+/// The slots, each with the pod that holds it.
+fn holders(view: &Value) -> Vec<(i64, String)> {
+    let slots = view["slots"].as_array().expect("slots").iter();
+    let held =
+        slots.map(|slot| (slot["id"].as_i64().expect("an id"), slot["member"].as_str().expect("a holder").to_owned()));
+    held.collect()
+}
+
 #[tokio::test]
 #[ignore = "needs a control plane: make test-api"]
 async fn a_third_pod_gets_its_share_and_nobody_else_is_disturbed() {
@@ -53,7 +61,7 @@ async fn a_pool_that_is_scaled_down_is_drained_before_its_target_shrinks_and_the
     let _directory = scene.fill_at_owners(60).await;
     let before = scene.owners(3).await;
     let view = scene.operators.stable("chat", 3).await;
-    let highest = view["slots"][2]["member"].as_str().expect("a holder").to_owned();
+    let (_, highest) = holders(&view).pop().expect("three slots");
 
     scene.kubectl(&["scale", "websocketpool/chat", "--replicas=2"]).await;
     let deployments = scene.namespace.api::<Deployment>();
@@ -94,11 +102,8 @@ async fn when_a_pod_is_gone_without_warning_its_clients_fall_back_and_come_home_
     scene.host.kill(&victim);
     scene.kubectl(&["delete", "pod", &victim, "--grace-period=0", "--force"]).await;
     scene.crowd.settled().await;
-    until("another pod takes the slot", async || {
-        let names = scene.host.names().into_values().collect::<Vec<_>>();
-        if names.contains(&victim) { Err(format!("{names:?}")) } else { equal(&names.len(), &3) }
-    })
-    .await;
+    let is_gone = |view: &Value| !view["slots"].to_string().contains(&victim);
+    scene.operators.until("another pod takes the slot", "chat", is_gone).await;
     let after = scene.owners(3).await;
     scene.crowd.at_home(|key| after.owner(key)).await;
     for life in scene.crowd.lives() {
@@ -122,14 +127,12 @@ async fn a_pool_is_reached_by_its_service_and_each_slot_by_its_own_and_a_retired
     let endpoints = async || {
         let jsonpath = "jsonpath={range .items[*]}{.metadata.name}={.endpoints[*].targetRef.name} {end}";
         let slices = ["get", "endpointslices", "-l", "wspool.dev/slot", "--sort-by=.metadata.name", "-o", jsonpath];
-        scene.namespace.kubectl(&slices, "").await
+        scene.namespace.kubectl(&slices, "").await.map(|listed| listed.trim_end().to_owned())
     };
     let wanted = async |slots: usize| {
-        let view = scene.operators.stable("chat", slots).await;
-        let slots = view["slots"].as_array().expect("slots").iter();
-        slots
-            .map(|slot| format!("chat-{}={} ", slot["id"], slot["member"].as_str().expect("a holder")))
-            .collect::<String>()
+        let held = holders(&scene.operators.stable("chat", slots).await);
+        let each = held.iter().map(|(slot, pod)| format!("chat-{slot}={pod}"));
+        each.collect::<Vec<_>>().join(" ")
     };
     let three = wanted(3).await;
     until("an endpoint for each slot", async || equal(&endpoints().await?, &three)).await;
@@ -145,28 +148,17 @@ async fn deletion_costs_make_a_plain_scale_down_take_the_highest_slot() {
     let scene = Scene::new("costs", 3, 1, FAST).await;
     let view = scene.operators.stable("chat", 3).await;
     let pods = scene.namespace.api::<Pod>();
-    for slot in view["slots"].as_array().expect("slots") {
-        let name = slot["member"].as_str().expect("a holder");
+    for (slot, name) in holders(&view) {
         until("the deletion cost of each holder", async || {
-            let pod = pods.get(name).await.map_err(|error| error.to_string())?;
+            let pod = pods.get(&name).await.map_err(|error| error.to_string())?;
             let cost = pod.annotations().get("controller.kubernetes.io/pod-deletion-cost").cloned();
-            equal(&cost, &Some(format!("{}", -slot["id"].as_i64().expect("an id"))))
+            equal(&cost, &Some((-slot).to_string()))
         })
         .await;
     }
     scene.kubectl(&["scale", "deployment/chat", "--replicas=2"]).await;
     let after = scene.operators.stable("chat", 2).await;
-    let holders = |view: &Value, count| {
-        view["slots"]
-            .as_array()
-            .expect("slots")
-            .iter()
-            .take(count)
-            .cloned()
-            .map(|s| s["member"].clone())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(holders(&after, 2), holders(&view, 2));
+    assert_eq!(holders(&after), holders(&view)[..2]);
 }
 
 #[tokio::test]
@@ -175,11 +167,7 @@ async fn a_statefulsets_slots_are_its_ordinals_and_a_pod_that_comes_back_gets_it
     let mut scene = Scene::of(&Access::shared(), "stateful", 3, 1, &stateful(3, FAST)).await;
     let _directory = scene.fill_at_owners(60).await;
     let view = scene.operators.stable("chat", 3).await;
-    let holders = |view: &Value| {
-        let slots = view["slots"].as_array().expect("slots").iter();
-        slots.map(|slot| format!("{}: {}", slot["id"], slot["member"].as_str().unwrap_or("-"))).collect::<Vec<_>>()
-    };
-    assert_eq!(holders(&view), ["0: chat-0", "1: chat-1", "2: chat-2"]);
+    assert_eq!(holders(&view), [0, 1, 2].map(|slot| (slot, format!("chat-{slot}"))));
 
     scene.kubectl(&["delete", "pod", "chat-1", "--wait=false"]).await;
     let old = scene.host.names();
@@ -196,7 +184,7 @@ async fn a_statefulsets_slots_are_its_ordinals_and_a_pod_that_comes_back_gets_it
     }
 
     scene.kubectl(&["scale", "statefulset/chat", "--replicas=2"]).await;
-    assert_eq!(holders(&scene.operators.stable("chat", 2).await), ["0: chat-0", "1: chat-1"]);
+    assert_eq!(holders(&scene.operators.stable("chat", 2).await), holders(&view)[..2]);
     assert_eq!(scene.book.on_two_servers(), Vec::<String>::new());
 }
 

@@ -189,7 +189,7 @@ impl Work {
                 let known = lock(&self.pods).get(&uid).map(|pod| pod.leaving);
                 match (known, pod.metadata.deletion_timestamp.is_some()) {
                     (None, false) => {
-                        let running = self.begin(pod);
+                        let running = begin(pod);
                         lock(&self.pods).insert(uid.clone(), running);
                         tasks.spawn_local(self.clone().start(pod.clone(), uid));
                     }
@@ -211,19 +211,6 @@ impl Work {
                 ended.expect("a pod's kubelet never panics");
             }
             tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    fn begin(&self, pod: &Pod) -> Running {
-        Running {
-            name: pod.name_any(),
-            uid: pod.uid().expect("a stored pod has a UID"),
-            ip: free_address(),
-            ready: false,
-            app: None,
-            sidecar: None,
-            leaving: false,
-            folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
 
@@ -340,6 +327,20 @@ impl Work {
 
     async fn end(self, pod: Pod) {
         self.kubelet.gone(&pod).await;
+    }
+}
+
+/// A pod whose processes have yet to be started.
+fn begin(pod: &Pod) -> Running {
+    Running {
+        name: pod.name_any(),
+        uid: pod.uid().expect("a stored pod has a UID"),
+        ip: free_address(),
+        ready: false,
+        app: None,
+        sidecar: None,
+        leaving: false,
+        folder: tempfile::tempdir().expect("a temporary folder"),
     }
 }
 
