@@ -231,7 +231,7 @@ impl Cluster {
             let ended = until_stopped(work, stopped).await;
             ("the leader", ended.map_or(Ok(()), Err))
         });
-        let candidate = Candidate::new(kube, &options.namespace, &options.lease, &options.pod_uid);
+        let candidate = Candidate::new(&kube, &options.namespace, &options.lease, &options.pod_uid);
         let mut election = tokio::spawn(candidate.run(leads_until, lease_stopped));
 
         let result = tokio::select! {

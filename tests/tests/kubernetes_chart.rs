@@ -277,6 +277,7 @@ async fn the_operator_may_do_its_work_in_the_watched_namespaces_and_nothing_else
         "create configmaps",
         "create secrets",
         "update configmaps",
+        "create secrets",
         "create services",
         "delete services",
         "update endpointslices.discovery.k8s.io",

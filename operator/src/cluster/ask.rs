@@ -7,7 +7,7 @@ use kube::{Client, Config};
 use tokio::sync::Semaphore;
 
 /// How long one request may take.
-pub const REQUEST: Duration = Duration::from_secs(5);
+const REQUEST: Duration = Duration::from_secs(5);
 /// Requests under way at once: an API server that is slow is not made slower.
 const AT_ONCE: usize = 16;
 /// A watch that is silent for so long is dead: the server sends a bookmark about each minute.
@@ -18,6 +18,7 @@ const WATCH_SILENCE: Duration = Duration::from_secs(100);
 pub struct Kube {
     client: Client,
     turns: Arc<Semaphore>,
+    patience: Duration,
 }
 
 /// Why there is no answer.
@@ -33,8 +34,8 @@ pub struct AskError {
 enum Cause {
     #[error("{0}")]
     Refused(Box<kube::Error>),
-    #[error("no answer in {} s", REQUEST.as_secs())]
-    Timeout,
+    #[error("no answer in {0:?}")]
+    Timeout(Duration),
 }
 
 impl Kube {
@@ -51,7 +52,13 @@ impl Kube {
         config.connect_timeout = Some(REQUEST);
         config.write_timeout = Some(REQUEST);
         config.read_timeout = Some(WATCH_SILENCE);
-        Ok(Self { client: Client::try_from(config)?, turns: Arc::new(Semaphore::new(AT_ONCE)) })
+        Ok(Self { client: Client::try_from(config)?, turns: Arc::new(Semaphore::new(AT_ONCE)), patience: REQUEST })
+    }
+
+    /// The same server for requests that must not wait behind others, nor for long.
+    #[must_use]
+    pub fn apart(&self, patience: Duration) -> Self {
+        Self { client: self.client(), turns: Arc::new(Semaphore::new(AT_ONCE)), patience }
     }
 
     /// The client that requests are made with.
@@ -67,10 +74,10 @@ impl Kube {
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, AskError> {
         let _turn = self.turns.acquire().await.expect("it is never closed");
-        let cause = match tokio::time::timeout(REQUEST, request).await {
+        let cause = match tokio::time::timeout(self.patience, request).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Cause::Refused(Box::new(error)),
-            Err(_) => Cause::Timeout,
+            Err(_) => Cause::Timeout(self.patience),
         };
         Err(AskError { verb, object: object.into(), cause })
     }
@@ -93,7 +100,7 @@ impl AskError {
                 kube::Error::Api(status) => Some(status.code),
                 _ => None,
             },
-            Cause::Timeout => None,
+            Cause::Timeout(_) => None,
         }
     }
 }

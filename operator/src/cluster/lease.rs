@@ -19,6 +19,8 @@ use super::ask::{AskError, Kube, if_there};
 pub const DURATION: Duration = Duration::from_secs(10);
 /// How long a holder leads after its last renewal began.
 pub const DEADLINE: Duration = Duration::from_secs(6);
+/// How long a request may take: a read and a write fit into the deadline, with time left for another try.
+const REQUEST: Duration = Duration::from_secs(2);
 /// How often it is renewed, and looked at by the others.
 const PERIOD: Duration = Duration::from_secs(2);
 
@@ -101,7 +103,8 @@ pub struct Candidate {
 
 impl Candidate {
     /// A replica that stands for election.
-    pub fn new(kube: Kube, namespace: &str, name: &str, pod_uid: &str) -> Self {
+    pub fn new(kube: &Kube, namespace: &str, name: &str, pod_uid: &str) -> Self {
+        let kube = kube.apart(REQUEST);
         // A container that was restarted in its pod is another candidate.
         let identity = format!("{pod_uid}_{:016x}", rand::random::<u64>());
         Self { leases: Api::namespaced(kube.client(), namespace), kube, name: name.to_owned(), identity }

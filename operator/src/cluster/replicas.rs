@@ -51,7 +51,7 @@ pub fn step(wanted: Option<u32>, desired: u32, view: &PoolView, pods: &[PodFacts
     if u32::try_from(emptied).is_ok_and(|emptied| emptied < desired - wanted) {
         return Step::Wait("connections move away from the pods that go");
     }
-    if pods.clone().any(|pod| pod.ordinal.is_none() && cost_to_write(pod, view).is_some()) {
+    if pods.clone().any(|pod| cost_to_write(pod, view).is_some()) {
         return Step::Wait("deletion costs are being written");
     }
     Step::Set(wanted)
@@ -64,7 +64,8 @@ fn is_rolling<'a>(pods: impl Iterator<Item = &'a PodFacts>) -> bool {
 
 /// The deletion cost that a pod should have and has not: lower ones go first.
 pub fn cost_to_write(pod: &PodFacts, view: &PoolView) -> Option<i32> {
-    if pod.role != Role::App || !pod.stays() {
+    // A StatefulSet takes the highest ordinal, whatever it costs.
+    if pod.role != Role::App || pod.ordinal.is_some() || !pod.stays() {
         return None;
     }
     let member = view.members.iter().find(|member| member.uid.as_ref() == Some(&pod.uid))?;
@@ -157,6 +158,7 @@ mod tests {
         let costs: Vec<_> = pods.iter().map(|pod| cost_to_write(pod, &view)).collect();
         assert_eq!(costs, [Some(0), Some(-1), Some(SPARE)]);
         pods[0].standing = Some(crate::driver::Standing::Leaving);
-        assert_eq!(cost_to_write(&pods[0], &view), None);
+        pods[1].ordinal = Some(1);
+        assert_eq!((cost_to_write(&pods[0], &view), cost_to_write(&pods[1], &view)), (None, None));
     }
 }
