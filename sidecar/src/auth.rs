@@ -7,6 +7,7 @@ pub mod peer;
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,8 +17,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct KeyFile<K> {
     path: PathBuf,
     parse: fn(&[u8]) -> Option<Vec<K>>,
-    read: Mutex<(Option<SystemTime>, Arc<[K]>)>,
+    read: Mutex<(Option<Stamp>, Arc<[K]>)>,
 }
+
+/// What tells one content of a file from the next. A clock tick has room for two, which are then two files.
+type Stamp = (SystemTime, u64);
 
 impl<K> KeyFile<K> {
     /// A file that need not be there yet. `parse` says `None` to what is not a file of keys.
@@ -28,7 +32,7 @@ impl<K> KeyFile<K> {
     /// The keys in it. A file that vanishes or cannot be understood changes nothing.
     pub fn keys(&self) -> Arc<[K]> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = std::fs::metadata(&self.path).and_then(|file| file.modified()).ok();
+        let changed = std::fs::metadata(&self.path).and_then(|file| Ok((file.modified()?, file.ino()))).ok();
         if changed.is_some() && changed != read.0 {
             let keys = std::fs::read(&self.path).ok().and_then(|bytes| (self.parse)(&bytes));
             read.0 = changed;
