@@ -77,7 +77,7 @@ async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool
 async fn announce(sidecar: &Sidecar) {
     sidecar.registry().set_draining(&sidecar.config.uid, true);
     if sidecar.view().placement.is_some() {
-        tracing::warn!("draining without the operator: peers take each key's next-best slot");
+        tracing::warn!("the operator has not moved this slot: peers take the next-best one of each of its keys");
         tell_peers(sidecar, true).await;
     }
 }

@@ -89,6 +89,15 @@ impl Scene {
         self.shared.hook(self.b.control, arguments)
     }
 
+    /// Waits until the log of `b` has these words.
+    async fn b_says(&mut self, words: &str) {
+        until(words, async || {
+            let log = self.b.process().log();
+            if log.contains(words) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+
     /// Everyone who was at `b` has moved once and was told; nobody else has.
     fn moved_once(&self, before: &Plan) {
         for life in self.crowd.lives() {
@@ -163,9 +172,10 @@ async fn without_an_operator_the_app_is_held_until_everyone_is_at_their_next_bes
 
 #[tokio::test]
 async fn an_empty_server_lets_its_app_go_at_once_and_gets_no_new_clients() {
-    let scene = Scene::new(0).await;
+    let mut scene = Scene::new(0).await;
     let mut hook = scene.hook(&[]);
     assert_eq!(ended(&mut hook).await, 0, "{}", hook.log());
+    scene.b_says("peers take the next-best").await;
     for key in scene.plan.keys_of(&scene.b, 10) {
         until("a key of b goes to its next-best", async || {
             equal(&Client::connect(scene.router.listen, &key).await.server.as_str(), &"a")
@@ -304,11 +314,7 @@ async fn an_app_that_comes_back_after_its_hook_calls_the_drain_off_and_its_keys_
     assert_eq!(ended(&mut hook).await, 0, "{}", hook.log());
     scene.crowd.at_home(|_| "a".into()).await;
     let address = scene.app_b.take().map(|app| app.address).expect("its app");
-    until("the sidecar has noticed", async || {
-        let log = scene.b.process().log();
-        if log.contains("the app has stopped listening") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    scene.b_says("the app has stopped listening").await;
     assert!(scene.b.status().await.draining, "nobody is sent to an app that is not there");
     scene.app_b = Some(App::start_at(address, "b", &scene.book).await);
     until("the drain is called off", async || equal(&scene.b.status().await.draining, &false)).await;
