@@ -64,11 +64,11 @@ async fn a_file_that_is_replaced_by_renaming_is_still_followed() {
 async fn a_file_that_is_still_being_written_is_waited_for() {
     let mut followed = Followed::new("old");
     let path = followed.path("members.yaml");
-    let writer = tokio::task::spawn_blocking(move || {
+    let writer = tokio::spawn(async move {
         let mut file = fs::File::create(path).unwrap();
         for line in 0..40 {
             writeln!(file, "- {line}").unwrap();
-            std::thread::sleep(Duration::from_millis(20));
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     let text = followed.next().await.unwrap();
