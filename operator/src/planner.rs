@@ -15,7 +15,7 @@
 //! Members with ordinals (the pods of a `StatefulSet`) hold the slots of those, and no others: there are no spares, and slots
 //! are retired from the highest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ring::{Holder, Slot, SlotId};
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,14 @@ impl Member {
     }
 }
 
+/// The first of the members that share a name or a UID, by it.
+fn first_of_each<'a>(members: impl Iterator<Item = (&'a str, &'a Member)>) -> HashMap<&'a str, &'a Member> {
+    members.fold(HashMap::new(), |mut first, (by, member)| {
+        first.entry(by).or_insert(member);
+        first
+    })
+}
+
 struct Planner<'a> {
     members: &'a [Member],
     slots: BTreeMap<SlotId, Place<'a>>,
@@ -154,13 +162,12 @@ enum Held<'a> {
 
 impl<'a> Planner<'a> {
     fn new(current: &'a Roster, members: &'a [Member]) -> Self {
+        let living = members.iter().filter(|member| member.state != MemberState::Dead);
+        let living = first_of_each(living.filter_map(|member| Some((member.uid.as_deref()?, member))));
         let place = |slot: &'a Slot| {
             let held = match &slot.holder {
                 None => Held::Vacant,
-                Some(holder) => members
-                    .iter()
-                    .find(|m| m.uid.as_ref() == Some(&holder.uid) && m.state != MemberState::Dead)
-                    .map_or(Held::ByDead, Held::By),
+                Some(holder) => living.get(holder.uid.as_str()).copied().map_or(Held::ByDead, Held::By),
             };
             let home = current.homes.get(&slot.id).map(String::as_str);
             (slot.id, Place { weight: slot.weight, home, held })
@@ -206,15 +213,19 @@ impl<'a> Planner<'a> {
     }
 
     fn make(&mut self, desired: usize) {
+        let mut homes: HashSet<&str> = self.slots.values().filter_map(|place| place.home).collect();
+        let holders = self.holders();
         for member in self.members {
             if self.slots.len() >= desired {
                 return;
             }
-            let at_home = self.slots.values().any(|p| p.home == Some(&member.name) || p.is_held_by(member));
+            let holds = member.uid.as_deref().is_some_and(|uid| holders.contains(uid));
+            let at_home = holds || homes.contains(member.name.as_str());
             if member.role == Role::App && !member.is_leaving() && !at_home {
                 let free = self.lowest_free();
                 let place = Place { weight: member.weight, home: Some(&member.name), held: Held::Vacant };
                 self.slots.insert(free, place);
+                homes.insert(&member.name);
             }
         }
     }
@@ -225,6 +236,7 @@ impl<'a> Planner<'a> {
     }
 
     fn send_home(&mut self, scope: Scope) {
+        let mut spares = first_of_each(self.spares().map(|member| (member.name.as_str(), member)));
         let homecoming: Vec<_> = self
             .slots
             .iter()
@@ -233,10 +245,8 @@ impl<'a> Planner<'a> {
                 Held::ByDead => true,
                 Held::By(_) => false,
             })
-            .filter_map(|(&id, place)| {
-                let member = self.spares().find(|member| Some(member.name.as_str()) == place.home)?;
-                Some((id, member))
-            })
+            // Two slots may be kept for one member, which gets the lower.
+            .filter_map(|(&id, place)| Some((id, spares.remove(place.home?)?)))
             .collect();
         for (id, member) in homecoming {
             self.hand(id, member);
@@ -251,8 +261,9 @@ impl<'a> Planner<'a> {
             .filter_map(|(&id, place)| Some((place.urgency()?, id)))
             .collect();
         open.sort_unstable();
-        for (_, id) in open {
-            let Some(spare) = self.spares().next() else { return };
+        // Whom they replace is none: it leaves, or is dead.
+        let spares: Vec<_> = self.spares().take(open.len()).collect();
+        for ((_, id), spare) in open.into_iter().zip(spares) {
             self.hand(id, spare);
         }
     }
@@ -272,7 +283,18 @@ impl<'a> Planner<'a> {
     }
 
     fn spares(&self) -> impl Iterator<Item = &'a Member> {
-        self.members.iter().filter(|member| member.is_ready() && !self.slots.values().any(|p| p.is_held_by(member)))
+        let holders = self.holders();
+        let holds = move |member: &Member| member.uid.as_deref().is_some_and(|uid| holders.contains(uid));
+        self.members.iter().filter(move |member| member.is_ready() && !holds(member))
+    }
+
+    /// The UIDs of members that hold a slot.
+    fn holders(&self) -> HashSet<&'a str> {
+        let held = self.slots.values().filter_map(|place| match place.held {
+            Held::By(member) => member.uid.as_deref(),
+            Held::Vacant | Held::ByDead => None,
+        });
+        held.collect()
     }
 
     fn finish(self) -> Roster {
@@ -311,10 +333,6 @@ enum Urgency {
 }
 
 impl Place<'_> {
-    fn is_held_by(&self, member: &Member) -> bool {
-        matches!(self.held, Held::By(holder) if holder.uid == member.uid)
-    }
-
     fn hold(&self) -> Hold {
         match self.held {
             Held::Vacant => Hold::Vacant,

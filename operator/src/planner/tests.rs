@@ -49,6 +49,14 @@ fn ordinal(number: u32, state: MemberState) -> Member {
 }
 
 #[test]
+fn a_member_that_two_slots_are_kept_for_gets_the_lower() {
+    let vacant = |id| Slot { id: SlotId(id), weight: 1, holder: None };
+    let homes = [0, 1].map(|id| (SlotId(id), "a".to_owned())).into();
+    let roster = Roster { slots: vec![vacant(0), vacant(1)], homes };
+    assert_eq!(show(&whole(&roster, &[ready("a")], 2)), "0:a 1:-");
+}
+
+#[test]
 fn a_statefulsets_pod_holds_the_slot_of_its_ordinal_in_whatever_order_they_come() {
     let mut pods = vec![ordinal(2, MemberState::Ready)];
     let first = plan(&Roster::default(), &pods, 3, Scope::Whole);
