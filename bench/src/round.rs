@@ -167,7 +167,7 @@ impl Round {
         assert_eq!(self.fleet.connections(), all, "every client is back");
         let mut figures = vec![
             seconds("one pod more: its being Ready to every sidecar having the epoch", placed),
-            seconds("one pod more: from then to the end of the move", moved - placed),
+            seconds("one pod more: from then to the end of the move", moved.saturating_sub(placed)),
             count("one pod more: connections moved", evicted),
             count("one pod more: connections that had to move", minimum),
             count("one pod more: API writes", phase.writes()),
@@ -271,7 +271,7 @@ struct Begun {
 
 impl Begun {
     fn end(self, round: &mut Round) -> Phase {
-        let cpu = round.usage().cpu - self.usage.cpu;
+        let cpu = round.usage().cpu.saturating_sub(self.usage.cpu);
         Phase { cpu, took: self.at.elapsed(), asked: round.audit.take() }
     }
 }

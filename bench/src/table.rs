@@ -40,22 +40,20 @@ pub fn render(columns: &[Column]) -> String {
     for round in columns.iter().flat_map(|column| &column.rounds) {
         let mut place = 0;
         for figure in round {
-            place = match names.iter().position(|(name, _)| *name == figure.name) {
-                Some(known) => known + 1,
-                None => {
-                    names.insert(place, (&figure.name, figure.unit));
-                    place + 1
-                }
-            };
+            let known = names.iter().position(|(name, _)| *name == figure.name);
+            if known.is_none() {
+                names.insert(place, (&figure.name, figure.unit));
+            }
+            place = known.unwrap_or(place) + 1;
         }
     }
-    let heads: String = columns.iter().map(|column| format!(" {} |", column.head)).collect();
-    let mut table = format!("| |{heads}\n|---|{}\n", "---:|".repeat(columns.len()));
+    let heads: Vec<&str> = columns.iter().map(|column| column.head.as_str()).collect();
+    let mut lines = vec![format!("| | {} |", heads.join(" | ")), format!("|---|{}", "---:|".repeat(columns.len()))];
     for (name, unit) in names {
-        let cells: String = columns.iter().map(|column| format!(" {} |", cell(column, name, unit))).collect();
-        table.push_str(&format!("| {name} |{cells}\n"));
+        let cells: Vec<String> = columns.iter().map(|column| cell(column, name, unit)).collect();
+        lines.push(format!("| {name} | {} |", cells.join(" | ")));
     }
-    table
+    lines.join("\n") + "\n"
 }
 
 fn cell(column: &Column, name: &str, unit: Unit) -> String {
