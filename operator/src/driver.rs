@@ -11,6 +11,7 @@
 pub mod courier;
 pub mod health;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ring::{Placement, SlotId, Version};
@@ -65,6 +66,13 @@ pub struct Entry {
     pub ordinal: Option<SlotId>,
     /// How it is, as far as its source knows.
     pub standing: Standing,
+}
+
+impl Entry {
+    /// What tells it from every other member.
+    fn identity(&self) -> (&str, Option<&str>, &str, &str) {
+        (&self.name, self.uid.as_deref(), &self.address, &self.control)
+    }
 }
 
 /// How a listed member is, before its sidecar was asked.
@@ -202,7 +210,6 @@ impl<S: Store> Driver<S> {
             if let Err(error) = done {
                 return error;
             }
-            self.show();
         }
     }
 
@@ -232,6 +239,7 @@ impl<S: Store> Driver<S> {
         if !idle || self.ticks.is_multiple_of(IDLE_TICKS) {
             self.tracked.iter().for_each(|tracked| tracked.mailbox.ask());
         }
+        self.show();
         Ok(())
     }
 
@@ -289,9 +297,9 @@ impl<S: Store> Driver<S> {
         let patience = self.patience();
         let told = {
             let input = self.input.borrow();
-            let position = |tracked: &Tracked| input.entries.iter().position(|entry| tracked.is(entry));
+            let positions: HashMap<_, usize> = input.entries.iter().map(Entry::identity).zip(0..).collect();
             let mut order: Vec<&Tracked> = self.tracked.iter().collect();
-            order.sort_by_key(|tracked| position(tracked).unwrap_or(usize::MAX));
+            order.sort_by_key(|tracked| positions.get(&tracked.entry.identity()).copied().unwrap_or(usize::MAX));
             (order.into_iter().map(|tracked| tracked.member(patience, now)).collect(), input.desired)
         };
         if told == self.told {
@@ -303,27 +311,34 @@ impl<S: Store> Driver<S> {
     }
 
     async fn answered(&mut self, answer: Answer) -> Result<(), DriverError> {
-        let now = Instant::now();
+        let (now, patience) = (Instant::now(), self.patience());
         let Some(tracked) = self.tracked.iter_mut().find(|tracked| tracked.id == answer.member) else { return Ok(()) };
-        match answer.result {
+        let before = tracked.member(patience, now);
+        match &answer.result {
             Ok(report) => {
                 tracked.complained = None;
-                tracked.health.heard(&report, now);
-                self.tell_members(now).await?;
-                self.step(Event::Report(Box::new(report))).await
+                tracked.health.heard(report, now);
             }
             Err(error) => {
-                tracked.health.failed(&error, now);
-                tracked.complain(&error);
-                self.tell_members(now).await
+                tracked.health.failed(error, now);
+                tracked.complain(error);
             }
+        }
+        // Every sidecar answers all the time, and an answer says nothing of the other members.
+        if tracked.member(patience, now) != before {
+            self.tell_members(now).await?;
+        }
+        match answer.result {
+            Ok(report) => self.step(Event::Report(Box::new(report))).await,
+            Err(_) => Ok(()),
         }
     }
 
     async fn step(&mut self, event: Event) -> Result<(), DriverError> {
         let (state, version) = (self.machine.state(), self.machine.version());
         let actions = self.machine.step(event, Instant::now());
-        if (state, version) != (self.machine.state(), self.machine.version()) {
+        let changed = (state, version) != (self.machine.state(), self.machine.version());
+        if changed {
             let pool = &self.machine.pool().name;
             tracing::info!(pool, state = ?self.machine.state(), version = %self.machine.version(), "the pool");
         }
@@ -347,7 +362,12 @@ impl<S: Store> Driver<S> {
                 Action::Resign { newer } => return Err(DriverError::Superseded(newer)),
             }
         }
-        self.save().await.map(drop)
+        self.save().await?;
+        // What else there is to see can wait for the next tick: a view is as large as the pool.
+        if changed {
+            self.show();
+        }
+        Ok(())
     }
 
     /// Writes down what is in force; whether nothing is left to write.
@@ -393,8 +413,7 @@ impl<S: Store> Driver<S> {
 impl Tracked {
     /// A member whose ports or UID have changed is another one, and the old one leaves.
     fn is(&self, entry: &Entry) -> bool {
-        let own = &self.entry;
-        (&own.name, &own.uid, &own.address, &own.control) == (&entry.name, &entry.uid, &entry.address, &entry.control)
+        self.entry.identity() == entry.identity()
     }
 
     /// Its UID, as its sidecar or its source says.

@@ -34,7 +34,7 @@ mod saved;
 pub mod succession;
 pub mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -119,6 +119,8 @@ pub struct Machine {
     settings: Settings,
     others: Vec<Holder>,
     members: Vec<Member>,
+    /// How they are, by UID: it is asked for each slot with each event.
+    states: HashMap<String, MemberState>,
     desired: usize,
     fleet: Fleet,
     term: Term,
@@ -167,6 +169,7 @@ impl Machine {
             saved,
             others: Vec::new(),
             members: Vec::new(),
+            states: HashMap::new(),
             desired: 0,
             fleet: Fleet::default(),
             term: Term::Learning { since: None },
@@ -184,7 +187,12 @@ impl Machine {
         let mut actions = Vec::new();
         let tick = matches!(event, Event::Tick);
         match event {
-            Event::Members { members, desired } => (self.members, self.desired) = (members, desired),
+            Event::Members { members, desired } => {
+                // Of two with the same UID the first counts.
+                let states = members.iter().rev().filter_map(|member| Some((member.uid.clone()?, member.state)));
+                self.states = states.collect();
+                (self.members, self.desired) = (members, desired);
+            }
             Event::Pool(pool) => self.pool = *pool,
             Event::Report(report) => {
                 let slot = self.slot_of(&report.uid);
@@ -328,9 +336,8 @@ impl Machine {
         if self.moving.is_none() && self.saved.is_moving() {
             self.begin_move(now);
         }
-        let members: BTreeSet<_> = self.members.iter().filter_map(|m| m.uid.clone()).collect();
         let Some(moving) = &mut self.moving else {
-            self.fleet.retain(|uid| members.contains(uid));
+            self.fleet.retain(|uid| self.states.contains_key(uid));
             return;
         };
         let (evicted, returned) = self.fleet.moved_so_far();
@@ -340,7 +347,7 @@ impl Machine {
             return;
         }
         self.last = self.move_view(now);
-        self.fleet.retain(|uid| members.contains(uid));
+        self.fleet.retain(|uid| self.states.contains_key(uid));
         self.saved.baselines.clear();
         self.moving = None;
         if self.saved.is_moving() {
@@ -415,7 +422,7 @@ impl Machine {
     }
 
     fn state_of(&self, uid: &str) -> MemberState {
-        self.members.iter().find(|m| m.uid.as_deref() == Some(uid)).map_or(MemberState::Dead, |member| member.state)
+        self.states.get(uid).copied().unwrap_or(MemberState::Dead)
     }
 
     fn is_dead(&self, uid: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Putting a change in force: when it is due, and what it is published with.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -115,11 +116,12 @@ impl Machine {
 
     /// The living members that hold no slot. One that starts is none yet: it would change the placement twice.
     pub(super) fn others(&self, roster: &Roster) -> Vec<Holder> {
-        let holds = |uid: &str| roster.slots.iter().any(|slot| slot.holder.as_ref().is_some_and(|h| h.uid == uid));
+        let holders = roster.slots.iter().filter_map(|slot| Some(slot.holder.as_ref()?.uid.as_str()));
+        let holders: HashSet<&str> = holders.collect();
         let others = self.members.iter();
         let others = others.filter(|member| !matches!(member.state, MemberState::Dead | MemberState::Starting));
         let others = others.filter_map(|member| {
-            let uid = member.uid.clone().filter(|uid| !holds(uid))?;
+            let uid = member.uid.clone().filter(|uid| !holders.contains(uid.as_str()))?;
             Some(Holder { name: member.name.clone(), uid, address: member.address.clone() })
         });
         others.collect()
