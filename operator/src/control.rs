@@ -3,6 +3,7 @@
 //! Each request has a timeout and is sent once: a placement or a grant that did not arrive is overtaken by the next one,
 //! and a grant that is sent twice must not be this client's doing. Where sidecars check who asks, each request is signed.
 
+use std::borrow::Borrow;
 use std::error::Error as _;
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -13,7 +14,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use ring::Placement;
 use ring::wire::{Grant, Placed, Problem, Report};
+use serde::Serialize;
 
 use crate::token::{Covered, Signer};
 
@@ -110,8 +113,12 @@ impl Control {
     }
 
     /// Gives a sidecar its placement.
-    pub async fn place(&self, address: &str, placed: &Placed) -> Result<Report, ControlError> {
-        let to = Addressee { address, uid: &placed.target, term: placed.placement.version.term };
+    pub async fn place<P>(&self, address: &str, placed: &Placed<P>) -> Result<Report, ControlError>
+    where
+        P: Borrow<Placement> + Serialize,
+    {
+        let term = placed.placement.borrow().version.term;
+        let to = Addressee { address, uid: &placed.target, term };
         self.request(to, Method::PUT, "/v1/placement", body(placed)).await
     }
 
@@ -174,7 +181,7 @@ impl Control {
     }
 }
 
-fn body<T: serde::Serialize>(value: &T) -> Bytes {
+fn body<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value).expect("wire types have string keys and no failing serializers").into()
 }
 

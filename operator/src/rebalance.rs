@@ -186,6 +186,9 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         let tick = matches!(event, Event::Tick);
+        // A report changes neither who is there nor what is wanted. What else it makes due can wait for the next tick: in a
+        // large pool reports come all the time.
+        let plans = !matches!(event, Event::Report(_));
         match event {
             Event::Members { members, desired } => {
                 // Of two with the same UID the first counts.
@@ -210,12 +213,16 @@ impl Machine {
             return actions;
         }
         if self.learns(now) || self.pool.pace.mode == Mode::DryRun {
-            self.settle(now);
+            if plans {
+                self.settle(now);
+            }
             return actions;
         }
         self.take_over(now, &mut actions);
         self.note_absences(now);
-        self.adopt_what_is_due(now, &mut actions);
+        if plans {
+            self.adopt_what_is_due(now, &mut actions);
+        }
         if tick {
             self.recall(now, &mut actions);
         }

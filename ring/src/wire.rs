@@ -73,11 +73,11 @@ pub struct ControlClaims {
 /// `PUT /v1/placement`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Placed {
+pub struct Placed<P = Placement> {
     /// The UID of the sidecar that is meant.
     pub target: String,
-    /// The placement.
-    pub placement: Placement,
+    /// The placement, or a reference to one that many sidecars get.
+    pub placement: P,
 }
 
 /// `PUT /v1/evictions`: permission to evict, up to a running total. Idempotent: the greatest total wins.

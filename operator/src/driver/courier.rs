@@ -99,7 +99,7 @@ pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mp
         // Each is answered with the same report, so a question is asked only when nothing else is carried.
         let asks = question && placed.is_none() && grant.is_none();
         if let Some((target, placement)) = placed {
-            results.push(control.place(&address, &Placed { target, placement: (*placement).clone() }).await);
+            results.push(control.place(&address, &Placed { target, placement: &*placement }).await);
         }
         if let Some(grant) = grant {
             results.push(control.grant(&address, &grant).await);
