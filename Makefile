@@ -33,7 +33,7 @@ test-api: ## run the tests that need a Kubernetes API, with a real one (the firs
 	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline --no-fail-fast -- --ignored
 
 # Compiled before the network is gone.
-bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kubernetes API (15 minutes)
+bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kubernetes API (7 minutes)
 	@.ci/needs ip unshare setpriv
 	$(CARGO) build --release --locked --package wspool-operator --package wspool-bench
 	tests/control-plane/run target/release/pool
