@@ -1,8 +1,10 @@
 //! A pool in a whole cluster: the chart, real pods on three nodes, a Node server that knows nothing of wspool, and clients
 //! that come through the pool's Service.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::read::GzDecoder;
@@ -13,6 +15,7 @@ use harness::crowd::Life;
 use harness::helm::Release;
 use harness::wait::{equal, until};
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt as _};
 use ring::{Compiled, Placement};
@@ -147,8 +150,7 @@ impl Scene {
             if gone.len() >= count { Ok(gone) } else { Err(format!("{} have", gone.len())) }
         })
         .await;
-        for pod in gone {
-            let deadline = pod.metadata.deletion_timestamp.as_ref().expect("it was deleted").0;
+        for Departure { pod, deadline } in gone {
             for container in containers(&pod) {
                 let name = &container.name;
                 let end = container.state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -191,32 +193,50 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     status.flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten())
 }
 
-/// The pods of a namespace that went, as they were at last.
+/// A pod that went.
+#[derive(Clone)]
+struct Departure {
+    /// As it was at last.
+    pod: Pod,
+    /// When its grace period was to end. Whoever removes the object in the end writes another time there.
+    deadline: Timestamp,
+}
+
+/// The pods of a namespace that went.
 struct Departures {
-    gone: Arc<Mutex<Vec<Pod>>>,
+    gone: Arc<Mutex<Vec<Departure>>>,
     watching: JoinHandle<()>,
 }
 
 impl Departures {
     fn watch(namespace: &Namespace) -> Self {
-        let gone = Arc::<Mutex<Vec<Pod>>>::default();
+        let gone = Arc::<Mutex<Vec<Departure>>>::default();
         let (pods, seen): (Api<Pod>, _) = (namespace.api(), Arc::clone(&gone));
         let watching = tokio::spawn(async move {
-            let events = watcher(pods, watcher::Config::default()).try_for_each(async |event| {
-                if let Event::Delete(pod) = event {
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(pod);
+            let mut deadlines = BTreeMap::new();
+            let mut events = pin!(watcher(pods, watcher::Config::default()));
+            while let Some(event) = events.try_next().await.expect("the watch of pods goes on") {
+                match event {
+                    Event::Apply(pod) | Event::InitApply(pod) => {
+                        if let Some(deadline) = &pod.metadata.deletion_timestamp {
+                            deadlines.entry(pod.uid()).or_insert(deadline.0);
+                        }
+                    }
+                    Event::Delete(pod) => {
+                        let deadline = deadlines.remove(&pod.uid()).expect("it was told to go before it went");
+                        seen.lock().unwrap_or_else(PoisonError::into_inner).push(Departure { pod, deadline });
+                    }
+                    Event::Init | Event::InitDone => {}
                 }
-                Ok(())
-            });
-            events.await.expect("the watch of pods goes on");
+            }
         });
         Self { gone, watching }
     }
 
     /// Those that had the sidecar.
-    fn injected(&self) -> Vec<Pod> {
+    fn injected(&self) -> Vec<Departure> {
         let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.iter().filter(|pod| pod.labels().contains_key("wspool.dev/pool")).cloned().collect()
+        gone.iter().filter(|gone| gone.pod.labels().contains_key("wspool.dev/pool")).cloned().collect()
     }
 }
 
