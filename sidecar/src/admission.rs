@@ -116,6 +116,21 @@ impl Drop for Place {
     }
 }
 
+/// Decides about a request. `from_peer`: another sidecar has chosen this one.
+pub async fn decide(
+    sidecar: &Arc<Sidecar>,
+    view: &View,
+    key: Option<&str>,
+    arrival: Arrival,
+    from_peer: bool,
+) -> Decision {
+    match key {
+        Some(key) => admit(sidecar, key, arrival).await,
+        None if from_peer => Decision::Here(Place::keyless(sidecar)),
+        None => spread(sidecar, view),
+    }
+}
+
 /// Decides about a handshake that yielded a key.
 pub async fn admit(sidecar: &Arc<Sidecar>, key: &str, arrival: Arrival) -> Decision {
     let deadline = Instant::now() + LEAVING_WAIT;

@@ -14,7 +14,6 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 /// A drain under way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrainState {
-    began: Instant,
     deadline: Instant,
     /// When a grant was last in force.
     granted: Instant,
@@ -60,17 +59,12 @@ pub enum Step {
 impl DrainState {
     /// A drain that begins now.
     pub fn new(timeout: Duration, now: Instant) -> Self {
-        Self { began: now, deadline: now + timeout, granted: now, announced: false, credit: 0.0, stepped: now }
+        Self { deadline: now + timeout, granted: now, announced: false, credit: 0.0, stepped: now }
     }
 
     /// The time left.
     pub fn left(&self, now: Instant) -> Duration {
         self.deadline.saturating_duration_since(now)
-    }
-
-    /// How long it has taken.
-    pub fn took(&self, now: Instant) -> Duration {
-        now.duration_since(self.began)
     }
 
     /// Decides what to do next, and accounts for it.

@@ -43,10 +43,13 @@ fn spend_grant(sidecar: &Sidecar, now: Instant) -> bool {
 
 /// Takes a drain one step on; says whether there is one.
 async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool {
+    if sidecar.drain().is_none() {
+        return false;
+    }
     let facts = {
         let registry = sidecar.registry();
         let view = registry.view();
-        let all = registry.held() + registry.transit();
+        let all = registry.all();
         let staying = all - registry.leaving();
         let moved = registry.moved().connections;
         let staying_keyed = if view.slot.is_some() { staying } else { moved };
@@ -106,10 +109,7 @@ async fn tell_peers(sidecar: &Sidecar, draining: bool) {
 pub async fn drained(sidecar: &Sidecar) {
     loop {
         let left = sidecar.drain().as_ref().map(|drain| drain.left(Instant::now()));
-        let all = {
-            let registry = sidecar.registry();
-            registry.held() + registry.transit()
-        };
+        let all = sidecar.registry().all();
         if all == 0 || left.is_none_or(|left| left.is_zero()) {
             tracing::info!(connections_left = all, "drained");
             return;

@@ -94,11 +94,19 @@ pub fn headers_for(
     if arrival == Arrival::Fallback {
         headers.push((header::FALLBACK, "1".into()));
     }
-    let value = |name| headers.iter().find(|(n, _)| *n == name).map_or(b"".as_slice(), |(_, value)| value.as_bytes());
-    let covered = Covered { method, target, headers: HEADERS.map(value) };
-    let proof = sidecar.peer_auth.as_ref().and_then(|auth| auth.sign(&covered, since_1970_ms()));
-    headers.extend(proof.map(|proof| (header::AUTH, proof)));
+    if let Some(auth) = &sidecar.peer_auth {
+        auth.prove(method, target, &mut headers);
+    }
     headers
+}
+
+/// The headers of a 421: whom to ask instead, and under which epoch.
+pub fn headers_of_redirect(view: &View, owner: &Peer) -> [(&'static str, String); 3] {
+    [
+        (header::OWNER, owner.uid.clone()),
+        (header::ADDRESS, owner.address.clone()),
+        (header::EPOCH, view.version().epoch.to_string()),
+    ]
 }
 
 /// The headers that the app gets: the fencing token of the placement under which it was chosen.

@@ -17,8 +17,8 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::auth::peer::{Covered, PeerAuth};
-use crate::auth::{sha256, since_1970_ms};
+use crate::auth::peer::PeerAuth;
+use crate::auth::sha256;
 
 /// How long a peer may take to accept a connection; it is tried twice.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
@@ -98,20 +98,18 @@ impl Peers {
             return Err(PeerError::Unreachable("it could not be reached a moment ago".into()));
         }
         let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
-        let digest = sha256(&body);
-        let empty: &[u8] = b"";
-        let proof = self.auth.as_deref().and_then(|auth| {
-            let headers = [self.me.as_bytes(), peer.uid.as_bytes(), empty, empty, empty, digest.as_bytes()];
-            auth.sign(&Covered { method: method.as_str(), target: path, headers }, since_1970_ms())
-        });
+        let mut headers =
+            vec![(header::FROM, self.me.clone()), (header::TARGET, peer.uid.clone()), (header::DIGEST, sha256(&body))];
+        if let Some(auth) = &self.auth {
+            auth.prove(method.as_str(), path, &mut headers);
+        }
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", peer.address))
-            .header(header::FROM, &self.me)
-            .header(header::TARGET, &peer.uid)
-            .header(header::DIGEST, digest)
-            .header(header::AUTH, proof.unwrap_or_default())
-            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::CONTENT_TYPE, "application/json");
+        let request = headers
+            .into_iter()
+            .fold(request, |request, (name, value)| request.header(name, value))
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| PeerError::Unreachable(error.to_string()))?;
         let answer = async {

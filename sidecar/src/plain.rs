@@ -25,7 +25,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::admission::{self, Decision, Place, Refusal};
+use crate::admission::{self, Decision, Refusal};
 use crate::auth::sha256;
 use crate::head::RequestHead;
 use crate::key;
@@ -224,11 +224,7 @@ async fn forward(
     arrival: Arrival,
     from_peer: bool,
 ) -> Response<Body> {
-    let decision = match key {
-        Some(key) => admission::admit(sidecar, key, arrival).await,
-        None if from_peer => Decision::Here(Place::keyless(sidecar)),
-        None => admission::spread(sidecar, view),
-    };
+    let decision = admission::decide(sidecar, view, key, arrival, from_peer).await;
     strip(request.headers_mut());
     if !from_peer {
         append_forwarded_for(request.headers_mut(), remote);
@@ -247,11 +243,7 @@ async fn forward(
         }
         Decision::Refused(refusal) => return refuse(sidecar, refusal),
     };
-    for (name, value) in ours {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            request.headers_mut().insert(HeaderName::from_static(name), value);
-        }
-    }
+    insert(request.headers_mut(), ours);
     let Ok(uri) = Uri::try_from(format!("http://{address}{}", path_and_query(request.uri()))) else {
         return text(StatusCode::BAD_REQUEST, "this request's target cannot be passed on");
     };
@@ -359,18 +351,17 @@ fn refuse(sidecar: &Sidecar, refusal: Refusal) -> Response<Body> {
 
 fn redirect(view: &View, owner: &Peer) -> Response<Body> {
     let mut response = text(StatusCode::MISDIRECTED_REQUEST, "this key belongs to another sidecar");
-    let epoch = view.version().epoch.to_string();
-    let ours = [
-        (ring::wire::header::OWNER, owner.uid.as_str()),
-        (ring::wire::header::ADDRESS, &owner.address),
-        (ring::wire::header::EPOCH, &epoch),
-    ];
+    insert(response.headers_mut(), origin::headers_of_redirect(view, owner));
+    response
+}
+
+/// Sets headers of ours, in place of any of the same name.
+fn insert(headers: &mut HeaderMap, ours: impl IntoIterator<Item = (&'static str, String)>) {
     for (name, value) in ours {
         if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(HeaderName::from_static(name), value);
+            headers.insert(HeaderName::from_static(name), value);
         }
     }
-    response
 }
 
 fn not_a_peer(sidecar: &Sidecar) -> Response<Body> {

@@ -420,6 +420,11 @@ impl Registry {
         self.transit
     }
 
+    /// Connections of every kind.
+    pub fn all(&self) -> u64 {
+        self.held + self.transit
+    }
+
     /// Connections being evicted.
     pub fn leaving(&self) -> u64 {
         self.leaving

@@ -79,17 +79,10 @@ pub async fn serve(
     remote: SocketAddr,
     mut head: RequestHead,
 ) -> Option<Connected> {
-    let (reached, from_peer) = match Handshake::new(&sidecar, remote, &head) {
-        Ok(handshake) => (handshake.reach(&head).await, handshake.from_peer),
+    let (reached, response) = match reach(&sidecar, remote, &head).await {
+        Ok(reached) => reached,
         Err(answer) => {
             answer_and_close(&mut client, &answer).await;
-            return None;
-        }
-    };
-    let (reached, response) = match reached {
-        Ok(reached) => reached,
-        Err(failure) => {
-            answer_and_close(&mut client, &failure.answer(&sidecar, from_peer)).await;
             return None;
         }
     };
@@ -119,13 +112,9 @@ pub enum Outcome {
 
 /// Takes a handshake to its app that came on a connection which hyper serves: the answer goes through hyper, too.
 pub async fn accept(sidecar: &Arc<Sidecar>, remote: SocketAddr, head: RequestHead) -> Outcome {
-    let handshake = match Handshake::new(sidecar, remote, &head) {
-        Ok(handshake) => handshake,
-        Err(answer) => return Outcome::Refused(answer),
-    };
-    let (reached, response) = match handshake.reach(&head).await {
+    let (reached, response) = match reach(sidecar, remote, &head).await {
         Ok(reached) => reached,
-        Err(failure) => return Outcome::Refused(failure.answer(sidecar, handshake.from_peer)),
+        Err(answer) => return Outcome::Refused(answer),
     };
     if response.status() == SWITCHING {
         let (raw, to_client) = response.into_switching();
@@ -135,6 +124,17 @@ pub async fn accept(sidecar: &Arc<Sidecar>, remote: SocketAddr, head: RequestHea
         Ok((raw, body)) => Outcome::Answered(raw, body),
         Err(error) => Outcome::Refused(text_answer(StatusCode::BAD_GATEWAY, "", &error.to_string())),
     }
+}
+
+/// Gets a handshake answered by its app or a peer; otherwise this is our own answer.
+async fn reach(
+    sidecar: &Arc<Sidecar>,
+    remote: SocketAddr,
+    head: &RequestHead,
+) -> Result<(Reached, ResponseHead), Vec<u8>> {
+    let handshake = Handshake::new(sidecar, remote, head)?;
+    let reached = handshake.reach(head).await;
+    reached.map_err(|failure| failure.answer(sidecar, handshake.from_peer))
 }
 
 impl Reached {
@@ -171,7 +171,7 @@ impl<'a> Handshake<'a> {
             let registry = sidecar.registry();
             let view = Arc::clone(registry.view());
             let limit = u64::from(view.settings().limits.connections);
-            let full = limit > 0 && registry.held() + registry.transit() >= limit;
+            let full = limit > 0 && registry.all() >= limit;
             (view, full)
         };
         let refuse = |refusal: Refusal| {
@@ -248,11 +248,7 @@ impl<'a> Handshake<'a> {
     }
 
     async fn decide(&self, arrival: Arrival) -> Decision {
-        match &self.key {
-            Some(key) => admission::admit(self.sidecar, key, arrival).await,
-            None if self.from_peer => Decision::Here(Place::keyless(self.sidecar)),
-            None => admission::spread(self.sidecar, &self.view),
-        }
+        admission::decide(self.sidecar, &self.view, self.key.as_deref(), arrival, self.from_peer).await
     }
 
     /// The best slot that has not failed yet.
@@ -379,15 +375,8 @@ impl Failure {
                 text_answer(refusal.status(), RETRY_AFTER, &refusal.to_string())
             }
             Self::Redirect(owner) => {
-                let epoch = sidecar.view().version().epoch;
-                let headers = format!(
-                    "{}: {}\r\n{}: {}\r\n{}: {epoch}\r\n",
-                    header::OWNER,
-                    owner.uid,
-                    header::ADDRESS,
-                    owner.address,
-                    header::EPOCH
-                );
+                let headers = origin::headers_of_redirect(&sidecar.view(), owner);
+                let headers: String = headers.iter().flat_map(|(name, value)| [*name, ": ", value, "\r\n"]).collect();
                 text_answer(StatusCode::MISDIRECTED_REQUEST, &headers, "this key belongs to another sidecar")
             }
             Self::AppDown => {
@@ -418,9 +407,7 @@ impl Held {
         };
         Self { sidecar: Arc::clone(sidecar), id, removed: AtomicBool::new(false) }
     }
-}
 
-impl Held {
     /// Counts how it ended.
     pub fn record(&self, ended: Ended) {
         if let Ended::Evicted { manner, discarded } = ended {

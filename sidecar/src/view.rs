@@ -75,17 +75,14 @@ impl View {
         let placement = self.placement.as_deref()?;
         let hash = placement.hash(key);
         let mut previous: Vec<Peer> = placement.previous_holders(key).into_iter().map(peer).collect();
-        let owner = self.owner_slot(placement, hash).and_then(|slot| placement.holder(slot));
+        let owner = self.owner(placement, hash);
         if !self.draining.is_empty() {
             // A draining owner may still hold the key: it is asked as a previous owner is.
-            let slots = placement.ring().ranked(hash);
-            let holders = slots.into_iter().filter_map(|slot| placement.holder(slot));
-            let passed_over = holders.take_while(|holder| self.draining.contains(&holder.uid));
+            let passed_over = ranked(placement, hash).take_while(|holder| self.draining.contains(&holder.uid));
             previous.extend(passed_over.map(peer));
         }
         if self.was_away {
-            let next_best = placement.ring().ranked(hash).into_iter().filter_map(|slot| placement.holder(slot));
-            previous.extend(next_best.filter(|holder| holder.uid != self.me.uid).take(1).map(peer));
+            previous.extend(ranked(placement, hash).find(|holder| holder.uid != self.me.uid).map(peer));
         }
         previous.retain(|p| p.uid != self.me.uid && owner.is_none_or(|owner| owner.uid != p.uid));
         let mut asked = BTreeSet::new();
@@ -94,21 +91,19 @@ impl View {
         Some(Standing { version: placement.version(), owner: owner.map(peer), mine, previous })
     }
 
-    /// The slot a key belongs to: its owner's, or its next-best while that one drains.
-    fn owner_slot(&self, placement: &Compiled, hash: KeyHash) -> Option<SlotId> {
-        let owner = placement.ring().owner(hash)?;
+    /// Who a key belongs to: the holder of its slot, or of its next-best while that one drains.
+    fn owner<'a>(&self, placement: &'a Compiled, hash: KeyHash) -> Option<&'a Holder> {
+        let owner = placement.holder(placement.ring().owner(hash)?)?;
         if self.draining.is_empty() {
             return Some(owner);
         }
-        let stays = |slot: &SlotId| placement.holder(*slot).is_some_and(|h| !self.draining.contains(&h.uid));
-        placement.ring().ranked(hash).into_iter().find(stays).or(Some(owner))
+        ranked(placement, hash).find(|holder| !self.draining.contains(&holder.uid)).or(Some(owner))
     }
 
     /// The holders that a key goes to when its owner cannot be reached, best first.
     pub fn fallbacks(&self, key: &str) -> Vec<Peer> {
         let Some(placement) = self.placement.as_deref() else { return Vec::new() };
-        let ranked = placement.ring().ranked(placement.hash(key)).into_iter();
-        let holders = ranked.filter_map(|slot| placement.holder(slot));
+        let holders = ranked(placement, placement.hash(key));
         holders.filter(|holder| !self.draining.contains(&holder.uid)).map(peer).collect()
     }
 
@@ -126,6 +121,11 @@ impl View {
         let leaving = self.draining.contains(&self.me.uid);
         leaving || owner.is_some_and(|owner| self.slot != Some(owner))
     }
+}
+
+/// All holders, in the order in which a key prefers their slots.
+fn ranked(placement: &Compiled, hash: KeyHash) -> impl Iterator<Item = &Holder> {
+    placement.ring().ranked(hash).into_iter().filter_map(|slot| placement.holder(slot))
 }
 
 /// A holder as its peers address it.

@@ -55,6 +55,14 @@ impl Crowd {
         self.join_with(key, entries, Habit::Returns);
     }
 
+    /// So many clients, `user-0` and on, each with a key of its own; waits until they are connected.
+    pub async fn join_users(&mut self, count: usize, entries: &[SocketAddr]) {
+        for number in 0..count {
+            self.join(&format!("user-{number}"), entries);
+        }
+        self.settled().await;
+    }
+
     /// A client with a habit.
     pub fn join_with(&mut self, key: &str, entries: &[SocketAddr], habit: Habit) {
         let entries = entries.to_vec();

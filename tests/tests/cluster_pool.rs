@@ -96,10 +96,7 @@ impl Scene {
     async fn filled(mut self) -> Self {
         self.stable(2).await;
         let entry = self.service().await;
-        for number in 0..CLIENTS {
-            self.crowd.join(&format!("user-{number}"), &[entry]);
-        }
-        self.crowd.settled().await;
+        self.crowd.join_users(CLIENTS, &[entry]).await;
         self.at_home().await;
         self
     }

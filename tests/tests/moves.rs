@@ -31,10 +31,7 @@ impl Scene {
         plan.hold(&[(0, &a)]);
         plan.publish(&[&a, &b]).await;
         let mut crowd = Crowd::default();
-        for number in 0..clients {
-            crowd.join(&format!("user-{number}"), &[a.listen]);
-        }
-        crowd.settled().await;
+        crowd.join_users(clients, &[a.listen]).await;
         plan.hold(&[(0, &a), (1, &b)]);
         plan.publish(&[&b, &a]).await;
         Self { book, a, b, plan, crowd, _apps: apps }
@@ -158,10 +155,7 @@ async fn a_grant_moves_keys_only_to_the_slots_that_it_names() {
     plan.hold(&[(0, &a)]);
     plan.publish(&[&a, &b, &c]).await;
     let mut crowd = Crowd::default();
-    for number in 0..60 {
-        crowd.join(&format!("user-{number}"), &[a.listen]);
-    }
-    crowd.settled().await;
+    crowd.join_users(60, &[a.listen]).await;
     plan.hold(&[(0, &a), (1, &b), (2, &c)]);
     plan.publish(&[&a, &b]).await;
     let report = a.status().await;

@@ -78,10 +78,7 @@ impl Scene {
         plan.hold(&[(0, &a), (1, &b)]);
         plan.publish(&[&a, &b, &c, &router]).await;
         let mut crowd = Crowd::default();
-        for number in 0..clients {
-            crowd.join(&format!("user-{number}"), &[router.listen]);
-        }
-        crowd.settled().await;
+        crowd.join_users(clients, &[router.listen]).await;
         Self { shared, book, a, b, c, router, plan, crowd, app_b: Some(app_b), _apps: apps }
     }
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 
-use super::{KeyFile, Seen, hex};
+use ring::wire::header;
+
+use super::{KeyFile, Seen, hex, since_1970_ms};
 
 /// How old a proof may be, and how far clocks may be apart, in milliseconds.
 const WINDOW: u64 = 10_000;
@@ -31,7 +33,7 @@ pub struct Covered<'a> {
 
 /// The headers that a proof covers.
 pub const HEADERS: [&str; 6] = {
-    use ring::wire::header::{DIGEST, EPOCH, FALLBACK, FROM, KEY, TARGET};
+    use header::{DIGEST, EPOCH, FALLBACK, FROM, KEY, TARGET};
     [FROM, TARGET, KEY, EPOCH, FALLBACK, DIGEST]
 };
 
@@ -39,6 +41,14 @@ impl PeerAuth {
     /// Uses the secrets in a file, one a line: the first signs, each of them is believed, so that they can be renewed.
     pub fn new(file: PathBuf) -> Self {
         Self { keys: KeyFile::new(file, secrets), used: Seen::default() }
+    }
+
+    /// Adds the proof to a request's headers, if there is a secret.
+    pub fn prove(&self, method: &str, target: &str, headers: &mut Vec<(&'static str, String)>) {
+        let value = |name| headers.iter().find(|(n, _)| *n == name).map_or(b"".as_slice(), |(_, v)| v.as_bytes());
+        let covered = Covered { method, target, headers: HEADERS.map(value) };
+        let proof = self.sign(&covered, since_1970_ms());
+        headers.extend(proof.map(|proof| (header::AUTH, proof)));
     }
 
     /// The proof for a request. `None` without a secret. `now` is in milliseconds since 1970.
