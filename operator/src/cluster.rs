@@ -179,6 +179,7 @@ impl Cluster {
             control: Control::signed(signer),
             recorder: Recorder::new(kube.client(), reporter),
             shown: Shown::default(),
+            sidecar_image: options.webhook.as_ref().map(|webhook| webhook.sidecar.image.clone()),
         };
         Ok(Self { options, kube, means, webhook, metrics, admin })
     }

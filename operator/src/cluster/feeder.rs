@@ -18,6 +18,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// How long passes before an API server that did not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a slot's new address takes to be written and to reach those who send clients there.
+const LEAD: Duration = Duration::from_millis(500);
+
 /// The target as it was read last.
 #[derive(Clone, Default)]
 pub struct Seen {
@@ -40,6 +43,8 @@ pub struct Refused {
 pub struct Feeder {
     kube: Kube,
     key: PoolKey,
+    /// The image that injected sidecars have; `None` where this operator injects none.
+    image: Option<String>,
     state: watch::Receiver<PoolState>,
     seen: watch::Sender<Seen>,
     /// The last pool without faults.
@@ -56,9 +61,14 @@ enum Look {
 
 impl Feeder {
     /// A feeder of a pool, and what it sees of its target.
-    pub fn new(kube: Kube, key: PoolKey, state: watch::Receiver<PoolState>) -> (Self, watch::Receiver<Seen>) {
+    pub fn new(
+        kube: Kube,
+        key: PoolKey,
+        image: Option<String>,
+        state: watch::Receiver<PoolState>,
+    ) -> (Self, watch::Receiver<Seen>) {
         let (seen, watched) = watch::channel(Seen::default());
-        (Self { kube, key, state, seen, good: None }, watched)
+        (Self { kube, key, image, state, seen, good: None }, watched)
     }
 
     /// The first input, or why there is none yet.
@@ -104,21 +114,24 @@ impl Feeder {
     }
 
     async fn look(&mut self) -> Look {
-        let (pool, pods) = {
+        let (pool, pods, elder) = {
             let state = self.state.borrow_and_update();
-            (state.pool.clone(), state.pods.values().cloned().collect::<Vec<_>>())
+            (state.pool.clone(), state.pods.values().cloned().collect::<Vec<_>>(), state.elder.clone())
         };
         let Some(pool) = pool else { return Look::Again };
         let mut troubles = Vec::new();
         match check::check(&pool, None) {
-            Ok(checked) => self.good = Some(checked),
+            Ok(mut checked) => {
+                checked.pace.lead = LEAD;
+                self.good = Some(checked);
+            }
             Err(faults) => troubles.push(("InvalidPool", faults.to_string())),
         }
         let Some(good) = self.good.clone() else {
             let (reason, message) = troubles.remove(0);
             return Look::Refused(Refused { reason, message });
         };
-        let scaled = match self.read_scale(&pool).await {
+        let scaled = match self.read_scale(&pool, elder.is_some()).await {
             Ok(scaled) => scaled,
             Err(TargetError::Ask(error)) => {
                 tracing::warn!(pool = %self.key, %error, "the target cannot be read");
@@ -133,12 +146,21 @@ impl Feeder {
                 None
             }
         };
+        if let (Some(elder), Some(target)) = (elder, &pool.spec.target) {
+            let sentence = format!(
+                "{} {} is the target of the older pool {elder} too, and is left to it: correct spec.target, or delete one \
+                 of the two",
+                target.kind, target.name
+            );
+            troubles.push(("TargetTaken", sentence));
+        }
+        troubles.extend(trouble::of_pods(&good, &pods, self.image.as_deref()));
         Look::Input(Box::new(input(good, &pool, &pods, scaled.as_ref(), troubles)))
     }
 
-    /// Reads the target's scale anew, before each plan.
-    async fn read_scale(&mut self, pool: &WebSocketPool) -> Result<Option<Scaled>, TargetError> {
-        let Some(of) = &pool.spec.target else {
+    /// Reads the target's scale anew, before each plan. Another pool's target is left alone.
+    async fn read_scale(&mut self, pool: &WebSocketPool, is_taken: bool) -> Result<Option<Scaled>, TargetError> {
+        let Some(of) = pool.spec.target.as_ref().filter(|_| !is_taken) else {
             self.seen.send_replace(Seen::default());
             return Ok(None);
         };
@@ -162,7 +184,6 @@ fn input(
     scaled: Option<&Scaled>,
     mut troubles: Vec<Trouble>,
 ) -> Input {
-    troubles.extend(trouble::of_pods(&pool, pods));
     if resource.spec.target.is_none() {
         troubles.push(("NoTarget", "spec.target is missing: name the workload whose pods form the pool".to_owned()));
     }

@@ -34,6 +34,8 @@ pub struct PoolState {
     pub pods: BTreeMap<String, PodFacts>,
     /// How often its placement's ConfigMap has gone.
     pub placements_lost: u64,
+    /// The older pool whose target is the same, if there is one.
+    pub elder: Option<String>,
 }
 
 /// All pools. Whoever follows one sees each of its changes; whoever follows [`Index::pools`] sees them come and go.
@@ -72,8 +74,10 @@ impl Index {
     /// A pool was made or changed.
     pub fn apply_pool(&mut self, pool: WebSocketPool) {
         let (Some(key), Some(uid)) = (key_of(&pool), pool.uid()) else { return };
+        let namespace = key.namespace.clone();
         self.state(&key).send_modify(|state| state.pool = Some(Arc::new(pool)));
         self.pools.send_if_modified(|pools| pools.insert(key, uid.clone()).is_none_or(|old| old != uid));
+        self.settle_targets(&namespace);
     }
 
     /// A pool is gone.
@@ -83,6 +87,7 @@ impl Index {
         }
         self.pools.send_if_modified(|pools| pools.remove(key).is_some());
         self.tidy(key);
+        self.settle_targets(&key.namespace);
     }
 
     /// These are all pools of a scope.
@@ -145,6 +150,19 @@ impl Index {
         let gone: Vec<_> = gone.cloned().collect();
         for key in &gone {
             self.delete_placement(key);
+        }
+    }
+
+    /// A workload that several pools of a namespace name belongs to the oldest of them.
+    fn settle_targets(&self, namespace: &str) {
+        let of_namespace = || self.states.iter().filter(|(key, _)| key.namespace == namespace);
+        let mut pools: Vec<_> = of_namespace().filter_map(|(_, state)| state.borrow().pool.clone()).collect();
+        pools.sort_by_key(|pool| (pool.creation_timestamp(), pool.name_any()));
+        for (key, state) in of_namespace() {
+            let target = state.borrow().pool.as_ref().and_then(|pool| pool.spec.target.clone());
+            let oldest = target.and_then(|target| pools.iter().find(|pool| pool.spec.target.as_ref() == Some(&target)));
+            let elder = oldest.map(|pool| pool.name_any()).filter(|name| *name != key.name);
+            state.send_if_modified(|state| std::mem::replace(&mut state.elder, elder.clone()) != elder);
         }
     }
 
@@ -252,6 +270,25 @@ mod tests {
         assert_eq!((state.borrow().pods.len(), state.borrow().placements_lost), (1, 1));
         index.retain_pools(None, &BTreeSet::new());
         assert!(index.pools().borrow().is_empty() && state.borrow().pool.is_none());
+    }
+
+    #[test]
+    fn a_workload_that_two_pools_name_is_left_to_the_older_one() {
+        let mut index = Index::default();
+        let made = |name: &str, time: &str| {
+            let mut pool = pool(name, name);
+            pool.metadata.creation_timestamp = Some(serde_json::from_value(json!(time)).unwrap());
+            let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"});
+            pool.spec.target = Some(serde_json::from_value(target).unwrap());
+            pool
+        };
+        let key = |name: &str| PoolKey { namespace: "chats".into(), name: name.into() };
+        let (a, b) = (index.follow(&key("a")), index.follow(&key("b")));
+        index.apply_pool(made("a", "2026-01-02T00:00:00Z"));
+        index.apply_pool(made("b", "2026-01-01T00:00:00Z"));
+        assert_eq!((a.borrow().elder.clone(), b.borrow().elder.clone()), (Some("b".into()), None));
+        index.delete_pool(&key("b"));
+        assert_eq!(a.borrow().elder, None);
     }
 
     #[test]

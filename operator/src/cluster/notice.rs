@@ -4,7 +4,7 @@
 use kube::runtime::events::{Event, EventType};
 
 use crate::rebalance::State;
-use crate::rebalance::view::{ConditionView, PoolView};
+use crate::rebalance::view::PoolView;
 
 /// What has happened between two views of a pool.
 pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
@@ -30,19 +30,19 @@ pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
         );
         events.push(normal("MoveEnded", "Move", note));
     }
-    match (degraded(before), degraded(after)) {
-        (was, Some(is)) if was.is_none_or(|was| was.reason != is.reason) => {
-            events.push(trouble(is.reason, &is.message));
-        }
-        (Some(was), None) => events.push(normal("Recovered", "Watch", format!("{} is over", was.reason))),
-        _ => {}
+    let is_new = |reason: &str| before.troubles.iter().all(|(before, _)| *before != reason);
+    let new = after.troubles.iter().filter(|(reason, _)| is_new(reason));
+    events.extend(new.map(|(reason, message)| trouble(reason, message)));
+    if !before.troubles.is_empty() && after.troubles.is_empty() {
+        let reasons: Vec<_> = before.troubles.iter().map(|(reason, _)| *reason).collect();
+        events.push(normal("Recovered", "Watch", format!("over: {}", reasons.join(", "))));
     }
     events
 }
 
 /// What is worth an event when a pool is seen for the first time.
 pub fn first(view: &PoolView) -> Vec<Event> {
-    degraded(view).map(|is| trouble(is.reason, &is.message)).into_iter().collect()
+    view.troubles.iter().map(|(reason, message)| trouble(reason, message)).collect()
 }
 
 /// Something is wrong.
@@ -69,13 +69,9 @@ fn is_moving(view: &PoolView) -> bool {
     matches!(view.state, State::Publishing | State::Evicting) && view.moving.pending + view.moving.evicted > 0
 }
 
-fn degraded(view: &PoolView) -> Option<&ConditionView> {
-    view.conditions.iter().find(|condition| condition.kind == "Degraded" && condition.status)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::status::tests::{condition, slot, view};
+    use super::super::status::tests::{slot, view};
     use super::*;
 
     fn reasons(before: &PoolView, after: &PoolView) -> Vec<String> {
@@ -109,7 +105,7 @@ mod tests {
     fn trouble_is_told_when_it_begins_when_it_changes_and_when_it_ends() {
         let with = |reason: &'static str, message: &str| {
             let mut view = view();
-            view.conditions[1] = ConditionView { message: message.into(), ..condition("Degraded", true, reason) };
+            view.degrade(reason, message);
             view
         };
         let well = view();
@@ -117,5 +113,19 @@ mod tests {
         assert_eq!(reasons(&with("Unreachable", "chat-a"), &with("Unreachable", "chat-b")), [""; 0]);
         assert_eq!(reasons(&with("Unreachable", ""), &with("GraceTooShort", "")), ["GraceTooShort"]);
         assert_eq!(reasons(&with("Unreachable", ""), &well), ["Recovered"]);
+    }
+
+    #[test]
+    fn a_second_trouble_is_told_beside_the_first_and_the_condition_names_both() {
+        let mut one = view();
+        one.degrade("HostNetwork", "chat-a is on hostNetwork");
+        let mut both = one.clone();
+        both.degrade("GraceTooShort", "chat-b has 5s");
+        assert_eq!(reasons(&one, &both), ["GraceTooShort"]);
+        let condition = &both.conditions[1];
+        assert_eq!(
+            (condition.reason, condition.message.as_str()),
+            ("HostNetwork", "chat-a is on hostNetwork; GraceTooShort: chat-b has 5s")
+        );
     }
 }

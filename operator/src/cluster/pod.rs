@@ -1,5 +1,6 @@
 //! What a pod says of the member that it is.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -41,6 +42,12 @@ pub struct PodFacts {
     pub standing: Option<Standing>,
     /// Whether the sidecar is in it.
     pub sidecar: Injected,
+    /// The sidecar's image; empty without one.
+    pub image: String,
+    /// Its labels, by which Services select it.
+    pub labels: BTreeMap<String, String>,
+    /// The ports that its containers name.
+    pub ports: BTreeMap<String, i32>,
     /// How long it may take to end, in seconds.
     pub grace_seconds: i64,
     /// Its deletion cost, as it is written.
@@ -70,11 +77,13 @@ impl PodFacts {
         let status = pod.status.as_ref();
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
         let owner = owner.map_or("", |owner| owner.uid.as_str());
-        let sidecar = match spec.init_containers.iter().flatten().any(|container| container.name == SIDECAR) {
-            true => Injected::Yes,
-            false if spec.host_network == Some(true) => Injected::HostNetwork,
-            false => Injected::No,
+        let container = spec.init_containers.iter().flatten().find(|container| container.name == SIDECAR);
+        let sidecar = match container {
+            Some(_) => Injected::Yes,
+            None if spec.host_network == Some(true) => Injected::HostNetwork,
+            None => Injected::No,
         };
+        let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
         Some(Self {
             name: pod.name_any(),
             uid: pod.uid()?,
@@ -85,6 +94,9 @@ impl PodFacts {
             role: if label(ROLE_LABEL).is_some_and(|role| role == "router") { Role::Router } else { Role::App },
             standing: standing(pod),
             sidecar,
+            image: container.and_then(|container| container.image.clone()).unwrap_or_default(),
+            labels: pod.labels().clone(),
+            ports: ports.filter_map(|port| Some((port.name.clone()?, port.container_port))).collect(),
             grace_seconds: spec.termination_grace_period_seconds.unwrap_or(30),
             cost: pod.annotations().get(DELETION_COST).cloned(),
             revision: format!("{owner}/{}", label(REVISION).map_or("", String::as_str)),
@@ -156,7 +168,7 @@ pub(crate) mod tests {
                     "controller": true}],
             },
             "spec": {
-                "initContainers": [{"name": SIDECAR, "restartPolicy": "Always"}],
+                "initContainers": [{"name": SIDECAR, "image": "wspool-sidecar:1", "restartPolicy": "Always"}],
                 "containers": [{"name": "app"}], "terminationGracePeriodSeconds": 90,
             },
             "status": {

@@ -105,6 +105,7 @@ pub(crate) mod tests {
             moving: MoveView::default(),
             would_move: None,
             breaks: BTreeMap::new(),
+            troubles: Vec::new(),
         }
     }
 

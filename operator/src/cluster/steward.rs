@@ -57,6 +57,8 @@ pub struct Means {
     pub recorder: Recorder,
     /// Where views go.
     pub shown: Shown,
+    /// The image of the sidecars that this operator injects, if it does.
+    pub sidecar_image: Option<String>,
 }
 
 /// One pool's.
@@ -86,7 +88,8 @@ impl Steward {
     pub async fn run(self) -> Infallible {
         let Self { means, key, uid, state } = self;
         let _exhibit = Exhibit(&means.shown, &key);
-        let (mut feeder, seen) = Feeder::new(means.kube.clone(), key.clone(), state.clone());
+        let (mut feeder, seen) =
+            Feeder::new(means.kube.clone(), key.clone(), means.sidecar_image.clone(), state.clone());
         let owner = Owner { key: key.clone(), uid: uid.clone(), port: None };
         let mut upkeep = Upkeep::new(means.clone(), owner.clone(), state.clone(), seen);
         let first = loop {

@@ -1,6 +1,11 @@
 //! What is wrong around a pool that its machine cannot see: as functions of the pool and its pods, in words that tell what
 //! to do.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
 use ring::settings::{Drain, Limits};
 
 use super::pod::{Injected, PodFacts};
@@ -13,8 +18,8 @@ pub type Trouble = (&'static str, String);
 /// How many pods a sentence names.
 const NAMED: usize = 3;
 
-/// What is wrong with the pods.
-pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts]) -> Vec<Trouble> {
+/// What is wrong with the pods. `image` is what new pods get as their sidecar's, where this operator injects it.
+pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts], image: Option<&str>) -> Vec<Trouble> {
     let mut troubles = Vec::new();
     let staying = pods.iter().filter(|pod| pod.stays());
     if let Some(names) = names(staying.clone().filter(|pod| pod.sidecar == Injected::HostNetwork)) {
@@ -32,6 +37,13 @@ pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts]) -> Vec<Trouble> {
     }
     let drain = pool.settings.drain.timeout;
     let seconds = i64::try_from(drain.0.as_secs()).unwrap_or(i64::MAX);
+    let outdated = |pod: &&PodFacts| pod.sidecar == Injected::Yes && image.is_some_and(|image| pod.image != image);
+    if let (Some(names), Some(image)) = (names(staying.clone().filter(outdated)), image) {
+        let sentence = format!(
+            "{names} with a sidecar of another image than {image}: roll the workload out again, so that its pods get that"
+        );
+        troubles.push(("OutdatedSidecar", sentence));
+    }
     let short = staying.filter(|pod| pod.sidecar == Injected::Yes && pod.grace_seconds < seconds);
     if let Some(names) = names(short) {
         let sentence = format!(
@@ -41,6 +53,35 @@ pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts]) -> Vec<Trouble> {
         troubles.push(("GraceTooShort", sentence));
     }
     troubles
+}
+
+/// Services that lead clients to the app itself, past the sidecar: what comes in there is neither placed nor moved.
+/// `port` is the app's. Headless ones are left out: they name the pods of a `StatefulSet`.
+pub fn of_services(pool: &str, port: u16, services: &[Service], pods: &[PodFacts]) -> Option<Trouble> {
+    let bypasses = |service: &&Service| {
+        let Some(spec) = &service.spec else { return false };
+        let selector = spec.selector.iter().flatten();
+        let headless = spec.cluster_ip.as_deref() == Some("None");
+        if headless || spec.selector.as_ref().is_none_or(BTreeMap::is_empty) {
+            return false;
+        }
+        let selected =
+            pods.iter().filter(|pod| selector.clone().all(|(name, value)| pod.labels.get(name) == Some(value)));
+        let leads_to_app = |pod: &PodFacts, from: &ServicePort| match &from.target_port {
+            None => from.port == i32::from(port),
+            Some(IntOrString::Int(to)) => *to == i32::from(port),
+            Some(IntOrString::String(name)) => pod.ports.get(name) == Some(&i32::from(port)),
+        };
+        selected.into_iter().any(|pod| spec.ports.iter().flatten().any(|from| leads_to_app(pod, from)))
+    };
+    let names: Vec<String> = services.iter().filter(bypasses).map(ResourceExt::name_any).collect();
+    let (first, verb) = (names.first()?, if names.len() == 1 { "leads" } else { "lead" });
+    let sentence = format!(
+        "Service {} {verb} to port {port} of the pods, past their sidecars: set targetPort of {first} to 7480, or let \
+         clients use the Service {pool}",
+        names.join(", ")
+    );
+    Some(("SidecarBypassed", sentence))
 }
 
 /// What is held where it could not be drained in time.
@@ -101,7 +142,7 @@ mod tests {
         let mut pods: Vec<_> = (0..5).map(|index| bare(&format!("chat-{index}"), false)).collect();
         pods.push(bare("chat-host", true));
         pods.push(facts("chat-good", |_| {}));
-        let troubles = of_pods(&pool(), &pods);
+        let troubles = of_pods(&pool(), &pods, None);
         let reasons: Vec<_> = troubles.iter().map(|(reason, _)| *reason).collect();
         assert_eq!(reasons, ["HostNetwork", "PodsWithoutSidecar"]);
         assert!(troubles[0].1.starts_with("chat-host is on hostNetwork"), "{troubles:?}");
@@ -111,8 +152,49 @@ mod tests {
     #[test]
     fn a_grace_period_that_is_shorter_than_a_drain_is_said_beforehand() {
         let short = facts("chat-a", |pod| pod["spec"]["terminationGracePeriodSeconds"] = json!(30));
-        assert_eq!(of_pods(&pool(), &[short])[0].0, "GraceTooShort");
-        assert_eq!(of_pods(&pool(), &[facts("chat-a", |_| {})]), []);
+        assert_eq!(of_pods(&pool(), &[short], None)[0].0, "GraceTooShort");
+        assert_eq!(of_pods(&pool(), &[facts("chat-a", |_| {})], None), []);
+    }
+
+    #[test]
+    fn a_pod_whose_sidecar_is_another_than_new_pods_get_is_named() {
+        let pods = [facts("chat-a", |_| {})];
+        assert_eq!(of_pods(&pool(), &pods, Some("wspool-sidecar:1")), []);
+        let troubles = of_pods(&pool(), &pods, Some("wspool-sidecar:2"));
+        assert_eq!(troubles[0].0, "OutdatedSidecar");
+        assert!(troubles[0].1.starts_with("chat-a is with a sidecar of another image than wspool-sidecar:2"));
+    }
+
+    #[test]
+    fn a_service_that_leads_past_the_sidecar_is_named_and_no_other() {
+        let service = |name: &str, spec: serde_json::Value| -> Service {
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
+        };
+        let of = |selector: &str, port: serde_json::Value| json!({"selector": {"app": selector}, "ports": [port]});
+        let pods = [facts("chat-a", |pod| {
+            pod["metadata"]["labels"]["app"] = json!("chat");
+            pod["spec"]["containers"][0]["ports"] = json!([{"name": "ws", "containerPort": 3000}]);
+        })];
+        let past = [
+            of("chat", json!({"port": 80, "targetPort": 3000})),
+            of("chat", json!({"port": 80, "targetPort": "ws"})),
+            of("chat", json!({"port": 3000})),
+        ];
+        for spec in past {
+            let trouble = of_services("chat", 3000, &[service("web", spec.clone())], &pods).expect("it leads past");
+            assert!(trouble.1.starts_with("Service web leads to port 3000"), "{trouble:?}");
+        }
+        let mut headless = of("chat", json!({"port": 3000}));
+        headless["clusterIP"] = json!("None");
+        let right = [
+            of("chat", json!({"port": 3000, "targetPort": 7480})),
+            of("other", json!({"port": 3000})),
+            json!({"ports": [{"port": 3000}]}),
+            headless,
+        ];
+        for spec in right {
+            assert_eq!(of_services("chat", 3000, &[service("web", spec.clone())], &pods), None, "{spec}");
+        }
     }
 
     #[test]

@@ -33,6 +33,8 @@ use crate::rebalance::view::PoolView;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often a round is made although nothing has changed: what failed is tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often the namespace's Services are looked at.
+const SERVICES_INTERVAL: Duration = Duration::from_secs(10);
 /// The longest note that an event may have.
 const LONGEST_NOTE: usize = 1024;
 
@@ -48,6 +50,9 @@ pub struct Upkeep {
     pools: Api<WebSocketPool>,
     /// The pool's Service, as it was applied.
     service: Option<Service>,
+    /// A Service that leads past the sidecars, and when it is looked for again.
+    bypass: Option<Trouble>,
+    look_again: Instant,
     /// The slots whose objects are there, once they have been listed.
     slots: Option<BTreeMap<SlotId, SlotObjects>>,
     /// Deletion costs that were written, and may not be seen yet.
@@ -84,6 +89,8 @@ impl Upkeep {
             state,
             seen,
             service: None,
+            bypass: None,
+            look_again: Instant::now(),
             slots: None,
             costs: BTreeMap::new(),
             status: None,
@@ -139,8 +146,8 @@ impl Upkeep {
         for (reason, message) in &self.troubles {
             view.degrade(reason, message);
         }
-        if let Some((reason, message)) = self.load(&view) {
-            view.degrade(reason, &message);
+        for (reason, message) in self.bypass.iter().chain(&self.load(&view)) {
+            view.degrade(reason, message);
         }
         self.means.shown.show(&self.owner.key, &view);
         let before = self.status();
@@ -164,7 +171,18 @@ impl Upkeep {
         troubles.extend(self.keep_service().await.err());
         troubles.extend(self.keep_costs(view, pods).await.err().map(refusal));
         troubles.extend(self.keep_scale(view, pods).await.err());
+        troubles.extend(self.find_bypass(pods).await.err().map(refusal));
         troubles
+    }
+
+    async fn find_bypass(&mut self, pods: &[PodFacts]) -> Result<(), AskError> {
+        let now = Instant::now();
+        let Some(port) = self.owner.port.filter(|_| now >= self.look_again) else { return Ok(()) };
+        self.look_again = now + SERVICES_INTERVAL;
+        let all = ListParams::default();
+        let services = self.means.kube.ask("list", "the Services", self.services.list(&all)).await?;
+        self.bypass = trouble::of_services(&self.owner.key.name, port, &services.items, pods);
+        Ok(())
     }
 
     fn load(&self, view: &PoolView) -> Option<Trouble> {

@@ -49,6 +49,8 @@ pub struct Pace {
     pub return_timeout: Duration,
     /// Percent of a cohort that must return.
     pub min_returned: u64,
+    /// How long nothing is moved to a slot that has a new holder: whoever sends clients to its address has to hear of it.
+    pub lead: Duration,
 }
 
 /// One thing that is wrong with a pool.
@@ -289,6 +291,7 @@ impl Checker {
             max_in_flight: u64::from(rebalance.max_in_flight),
             return_timeout: self.duration(&rules::RETURN_TIMEOUT, rebalance.return_timeout),
             min_returned: u64::from(rebalance.min_returned),
+            lead: Duration::ZERO,
         }
     }
 

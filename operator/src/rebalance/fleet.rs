@@ -28,6 +28,8 @@ pub struct Sidecar {
     pub report: Report,
     /// When that came.
     pub heard: Instant,
+    /// When it was heard first to hold the slot that it holds.
+    pub slot_since: Instant,
     /// Evictions allowed to its process: the last grant's total, and at least what it has evicted.
     pub allowed: u64,
     baseline: Totals,
@@ -143,7 +145,8 @@ impl Fleet {
                 None => own,
             };
             let allowed = report.evicted;
-            let sidecar = Sidecar { heard: now, allowed, baseline, earlier: Totals::default(), report };
+            let sidecar =
+                Sidecar { heard: now, slot_since: now, allowed, baseline, earlier: Totals::default(), report };
             self.sidecars.insert(sidecar.report.uid.clone(), sidecar);
             return false;
         };
@@ -156,6 +159,9 @@ impl Fleet {
             known.earlier = known.counted();
             known.baseline = Totals::zero(report.started);
             known.allowed = 0;
+        }
+        if report.slot != known.report.slot {
+            known.slot_since = now;
         }
         known.report = report;
         known.heard = now;

@@ -17,7 +17,7 @@ impl Machine {
         if self.pool.pace.mode != Mode::Automatic || !self.announced(now) {
             return;
         }
-        let to = self.destinations();
+        let to = self.destinations(now);
         let sources = self.sources(&to, now);
         let connections = self.connections();
         let Some(moving) = &mut self.moving else {
@@ -65,11 +65,14 @@ impl Machine {
         }
     }
 
-    /// The slots that keys may be moved to, with their holders: those whose holder is well and has the placement.
-    pub(super) fn destinations(&self) -> BTreeMap<SlotId, String> {
+    /// The slots that keys may be moved to, with their holders: those whose holder is well and has the placement, and has
+    /// had its slot for a moment.
+    pub(super) fn destinations(&self, now: Instant) -> BTreeMap<SlotId, String> {
         let slots = self.saved.roster.slots.iter();
         let held = slots.filter_map(|slot| Some((slot.id, &slot.holder.as_ref()?.uid)));
-        let ready = held.filter(|(_, uid)| self.state_of(uid) == MemberState::Ready && self.has_acknowledged(uid));
+        let known = |uid: &str| self.fleet.get(uid).is_some_and(|s| now >= s.slot_since + self.pool.pace.lead);
+        let ready = held
+            .filter(|(_, uid)| self.state_of(uid) == MemberState::Ready && self.has_acknowledged(uid) && known(uid));
         ready.map(|(id, uid)| (id, uid.clone())).collect()
     }
 

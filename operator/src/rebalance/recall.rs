@@ -25,7 +25,7 @@ impl Machine {
         let away = self.pending_by_slot();
         // While nothing else moves, whatever is not at its owner has fallen back.
         let fell_back = |slot: &SlotId| !self.saved.is_moving() || self.absent.contains_key(slot);
-        let ready = self.destinations().into_keys();
+        let ready = self.destinations(now).into_keys();
         let back: BTreeSet<SlotId> = ready.filter(|slot| away.contains_key(slot) && fell_back(slot)).collect();
         if back.is_empty() {
             return;

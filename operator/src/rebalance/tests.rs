@@ -47,6 +47,25 @@ fn a_move_settles_publishes_evicts_and_ends() {
 }
 
 #[test]
+fn nothing_is_moved_to_a_new_holder_before_its_address_can_be_known() {
+    let mut slow = pool();
+    slow.pace.lead = Duration::from_secs(3);
+    let mut sim = Sim::with(slow, 1, 200, 3);
+    sim.desired = 2;
+    sim.join("m1");
+    let until_evicting = |sim: &mut Sim| {
+        while sim.machine.state() != State::Evicting {
+            sim.run(STEP);
+        }
+    };
+    until_evicting(&mut sim);
+    sim.run(Duration::from_millis(2_500));
+    assert_eq!(sim.evicted(), 0);
+    sim.settle_down();
+    assert!(sim.evicted() > 50, "{} were moved", sim.evicted());
+}
+
+#[test]
 fn a_rollout_with_a_spare_moves_each_connection_of_the_old_member_exactly_once() {
     let mut sim = Sim::new(2, 300, 5);
     sim.join("m2");

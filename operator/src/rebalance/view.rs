@@ -47,6 +47,10 @@ pub struct PoolView {
     pub would_move: Option<u64>,
     /// Connections ended by us, by cause.
     pub breaks: BTreeMap<BreakCause, u64>,
+    /// All that is wrong, each with its reason and a sentence: the condition `Degraded` has the first one's reason, and
+    /// all sentences.
+    #[serde(skip)]
+    pub troubles: Vec<(&'static str, String)>,
 }
 
 /// One slot.
@@ -121,8 +125,13 @@ pub struct ConditionView {
 impl PoolView {
     /// Adds trouble outside the machine; what the machine itself says goes before.
     pub fn degrade(&mut self, reason: &'static str, message: &str) {
-        for condition in self.conditions.iter_mut().filter(|c| c.kind == "Degraded" && !c.status) {
-            *condition = ConditionView { kind: "Degraded", status: true, reason, message: message.to_owned() };
+        if let Some(condition) = self.conditions.iter_mut().find(|condition| condition.kind == "Degraded") {
+            if condition.status {
+                condition.message = format!("{}; {reason}: {message}", condition.message);
+            } else {
+                *condition = ConditionView { kind: "Degraded", status: true, reason, message: message.to_owned() };
+            }
+            self.troubles.push((reason, message.to_owned()));
         }
     }
 }
@@ -130,13 +139,15 @@ impl PoolView {
 impl Machine {
     /// What there is to say now.
     pub fn view(&self, now: Instant) -> PoolView {
+        let degraded = self.degraded();
         PoolView {
             namespace: None,
             name: self.pool.name.clone(),
             term: self.saved.version.term,
             epoch: self.saved.version.epoch,
             state: self.state(),
-            conditions: vec![self.ready(), self.rebalancing(now), self.degraded()],
+            troubles: if degraded.status { vec![(degraded.reason, degraded.message.clone())] } else { Vec::new() },
+            conditions: vec![self.ready(), self.rebalancing(now), degraded],
             slots: self.slot_views(),
             spares: planner::spares(&self.saved.roster, &self.members).map(|member| member.name.clone()).collect(),
             members: self.member_views(),

@@ -1,6 +1,6 @@
 //! What a service account has asked of the API server, by the audit log: each request, also one that changed nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
@@ -56,11 +56,26 @@ impl Audit {
 
     /// What was asked and answered since the last call.
     pub fn take(&mut self) -> BTreeMap<Asked, u64> {
+        let mut counts = BTreeMap::new();
+        for (asked, _) in self.events() {
+            *counts.entry(asked).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The resources of which a write came too late since the last call: somebody else's was before it.
+    pub fn take_conflicts(&mut self) -> BTreeSet<String> {
+        let conflicts = self.events().into_iter().filter(|(_, code)| *code == 409);
+        conflicts.map(|(asked, _)| asked.resource).collect()
+    }
+
+    /// The requests since the last call, with the status of their answers.
+    fn events(&mut self) -> Vec<(Asked, u16)> {
         let text = self.text().unwrap_or_else(|error| panic!("{}: {error}", self.log.display()));
         // The last line may still be written.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         self.read += whole as u64;
-        let mut counts = BTreeMap::new();
+        let mut events = Vec::new();
         for line in text[..whole].lines() {
             let event: Event = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
             let Some(object) = event.object_ref.filter(|_| event.user.username == self.account) else { continue };
@@ -68,9 +83,9 @@ impl Audit {
                 Some(subresource) => format!("{}/{subresource}", object.resource),
                 None => object.resource,
             };
-            *counts.entry(Asked { verb: event.verb, resource }).or_default() += 1;
+            events.push((Asked { verb: event.verb, resource }, event.response_status.map_or(0, |status| status.code)));
         }
-        counts
+        events
     }
 
     fn text(&self) -> std::io::Result<String> {
@@ -88,6 +103,13 @@ struct Event {
     verb: String,
     user: User,
     object_ref: Option<Object>,
+    response_status: Option<Answer>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    code: u16,
 }
 
 #[derive(Deserialize)]

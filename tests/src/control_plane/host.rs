@@ -43,11 +43,14 @@ const SIDECAR: &str = "wspool-sidecar";
 /// It has a thread of its own, on which all its apps run: so they write the guestbook in the order in which things happened.
 pub struct Host {
     pods: Pods,
+    free: Addresses,
     thread: Option<JoinHandle<()>>,
     stop: Option<oneshot::Sender<()>>,
 }
 
 type Pods = Arc<Mutex<BTreeMap<String, Running>>>;
+/// Addresses that the next pods get, before any new one.
+type Addresses = Arc<Mutex<Vec<Ipv4Addr>>>;
 
 /// A pod with its processes.
 pub struct Running {
@@ -61,6 +64,8 @@ pub struct Running {
     pub ready: bool,
     app: Option<App>,
     sidecar: Option<Process>,
+    /// What its sidecar was started with.
+    arguments: Vec<String>,
     leaving: bool,
     folder: TempDir,
 }
@@ -70,18 +75,19 @@ impl Host {
     pub fn start(namespace: &Namespace, book: &Guestbook) -> Self {
         let pods = Pods::default();
         let (stop, stopped) = oneshot::channel();
-        let (work, book, running) = (namespace.clone(), book.clone(), Arc::clone(&pods));
+        let free = Addresses::default();
+        let (work, book, running, given) = (namespace.clone(), book.clone(), Arc::clone(&pods), Arc::clone(&free));
         let thread = std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, async {
-                let work = Work::new(&work, book, running).await;
+                let work = Work::new(&work, book, running, given).await;
                 tokio::select! {
                     () = work.run() => {}
                     _ = stopped => {}
                 }
             });
         });
-        Self { pods, thread: Some(thread), stop: Some(stop) }
+        Self { pods, free, thread: Some(thread), stop: Some(stop) }
     }
 
     /// Where clients may enter: the pods that are ready.
@@ -127,8 +133,35 @@ impl Host {
         pod.ready = false;
     }
 
+    /// Gives an address to the next pod that comes, as networks do once its pod has ended.
+    pub fn give_again(&self, address: Ipv4Addr) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(address);
+    }
+
+    /// Kills a pod's sidecar and starts it again, as a kubelet does with a container that has ended; its volumes stay.
+    pub async fn restart_sidecar(&self, name: &str) {
+        {
+            let mut pods = self.lock();
+            let pod = pods.values_mut().find(|pod| pod.name == name).unwrap_or_else(|| panic!("no pod {name}"));
+            pod.sidecar.take().expect("it runs").kill();
+            pod.start_sidecar();
+        }
+        let address = self.address(name);
+        until("the pod's sidecar is ready again", async || {
+            Http::default().send(Method::GET, (address, METRICS).into(), "/readyz", "").await.map(drop)
+        })
+        .await;
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
         lock(&self.pods)
+    }
+}
+
+impl Running {
+    fn start_sidecar(&mut self) {
+        let log = self.folder.path().join("log");
+        self.sidecar = Some(Process::start(&self.name, &program(SIDECAR), &self.arguments, &log));
     }
 }
 
@@ -160,10 +193,11 @@ struct Work {
     book: Guestbook,
     http: Http,
     pods: Pods,
+    free: Addresses,
 }
 
 impl Work {
-    async fn new(namespace: &Namespace, book: Guestbook, pods: Pods) -> Self {
+    async fn new(namespace: &Namespace, book: Guestbook, pods: Pods, free: Addresses) -> Self {
         // Its connections are driven on this thread.
         let client = namespace.access().client().await;
         let namespace = namespace.name();
@@ -176,6 +210,7 @@ impl Work {
             book,
             http: Http::default(),
             pods,
+            free,
         }
     }
 
@@ -189,7 +224,8 @@ impl Work {
                 let known = lock(&self.pods).get(&uid).map(|pod| pod.leaving);
                 match (known, pod.metadata.deletion_timestamp.is_some()) {
                     (None, false) => {
-                        let running = begin(pod);
+                        let given = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                        let running = begin(pod, given.unwrap_or_else(free_address));
                         lock(&self.pods).insert(uid.clone(), running);
                         tasks.spawn_local(self.clone().start(pod.clone(), uid));
                     }
@@ -223,9 +259,9 @@ impl Work {
         let name = pod.name_any();
         let app = App::start_at((ip, APP_PORT).into(), &name, &self.book).await;
         let injected = self.injected(&pod, ip, &folder).await;
-        let sidecar = Process::start(&name, &program(SIDECAR), &injected, &folder.join("log"));
         if let Some(running) = lock(&self.pods).get_mut(&uid) {
-            (running.app, running.sidecar) = (Some(app), Some(sidecar));
+            (running.app, running.arguments) = (Some(app), injected);
+            running.start_sidecar();
         }
         until("the pod's sidecar is ready", async || {
             self.http.send(Method::GET, (ip, METRICS).into(), "/readyz", "").await.map(drop)
@@ -331,14 +367,15 @@ impl Work {
 }
 
 /// A pod whose processes have yet to be started.
-fn begin(pod: &Pod) -> Running {
+fn begin(pod: &Pod, ip: Ipv4Addr) -> Running {
     Running {
         name: pod.name_any(),
         uid: pod.uid().expect("a stored pod has a UID"),
-        ip: free_address(),
+        ip,
         ready: false,
         app: None,
         sidecar: None,
+        arguments: Vec::new(),
         leaving: false,
         folder: tempfile::tempdir().expect("a temporary folder"),
     }

@@ -87,6 +87,7 @@ pub(crate) fn pool() -> CheckedPool {
             max_in_flight: 60,
             return_timeout: Duration::from_secs(5),
             min_returned: 80,
+            lead: Duration::ZERO,
         },
     }
 }
