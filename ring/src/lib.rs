@@ -16,6 +16,7 @@
 //! | [`delta`] | what changed between two sets of slots, applied to held keys |
 //! | [`placement`] | which pod holds which slot, with its version and its predecessors |
 //! | [`claim`] | the protocol by which a key leaves one server before it enters another |
+//! | [`notice`] | what clients of each protocol are told before their connection is closed |
 //! | [`settings`] | what a pool's spec tells its sidecars |
 //! | [`duration`] | durations as users write them |
 //! | [`wire`] | the JSON that operator and sidecars exchange |
@@ -24,6 +25,7 @@ pub mod claim;
 pub mod delta;
 pub mod duration;
 pub mod hash;
+pub mod notice;
 pub mod placement;
 pub mod rendezvous;
 pub mod settings;

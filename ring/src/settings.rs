@@ -111,15 +111,19 @@ pub enum OwnerUnreachable {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Notice {
-    /// What the client speaks.
+    /// What the client speaks: it decides which message and which close code bring it back by itself. WebSocket is for
+    /// whatever comes back after any close.
     pub protocol: NoticeProtocol,
-    /// The code of the close frame that the client gets: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1012 says that
-    /// the service restarts, and clients come back.
-    pub close_code: u16,
+    /// The code of the close frame that the client gets: 1000 to 1003, 1007 to 1014, or 3000 to 4999. Left out, it is
+    /// the protocol's: 4000 for Discord, 4200 for Pusher, 1001 for SignalR, and 1012, the service restarts, for all
+    /// others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_code: Option<u16>,
     /// The code of the close frame that the app gets: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1001 says that the
     /// client goes away.
     pub app_close_code: u16,
-    /// A text message that the client gets before the close frame, at most 4096 bytes. Left out, it gets none.
+    /// A text message that the client gets before the close frame, at most 4096 bytes. Left out, it gets its protocol's
+    /// own, if there is one. Clients of SocketIO, GraphQLWS, SignalR and MQTT understand no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(max = 16_384)))]
     pub message: Option<String>,
@@ -132,7 +136,7 @@ impl Default for Notice {
     fn default() -> Self {
         Self {
             protocol: NoticeProtocol::WebSocket,
-            close_code: 1012,
+            close_code: None,
             app_close_code: 1001,
             message: None,
             reason: "moved".into(),
@@ -144,9 +148,29 @@ impl Default for Notice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum NoticeProtocol {
-    /// Plain WebSocket.
+    /// Plain WebSocket, and any library that comes back after any close.
     #[default]
     WebSocket,
+    /// Socket.IO, also where it begins by long polling.
+    SocketIO,
+    /// graphql-ws, the protocol graphql-transport-ws.
+    GraphQLWS,
+    /// ASP.NET SignalR, with its negotiate request or without.
+    SignalR,
+    /// Phoenix channels.
+    Phoenix,
+    /// Rails' Action Cable.
+    ActionCable,
+    /// A gateway that speaks as Discord's does.
+    Discord,
+    /// MQTT over WebSocket.
+    MQTT,
+    /// Centrifugo, and whatever else centrifuge-js talks to.
+    Centrifugo,
+    /// The Pusher protocol: Soketi, Laravel Reverb, Sockudo.
+    Pusher,
+    /// The ws extension of htmx.
+    Htmx,
 }
 
 /// How a pod that goes away is emptied.

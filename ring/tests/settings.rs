@@ -15,7 +15,8 @@ fn settings_that_say_nothing_are_the_documented_defaults() {
     assert_eq!((settings.key.missing, settings.key.trust), (Missing::Spread, Trust::Routing));
     assert_eq!((settings.unit, settings.owner_unreachable), (Unit::Key, OwnerUnreachable::Fallback));
     let notice = &settings.notice;
-    assert_eq!((notice.protocol, notice.close_code, notice.app_close_code), (NoticeProtocol::WebSocket, 1012, 1001));
+    assert_eq!((notice.protocol, notice.close_code, notice.app_close_code), (NoticeProtocol::WebSocket, None, 1001));
+    assert_eq!(notice.code(), 1012);
     assert_eq!((&notice.message, notice.reason.as_str()), (&None, "moved"));
     assert_eq!(settings.drain.timeout, GoDuration::from_secs(60));
     let limits = settings.limits;

@@ -59,10 +59,10 @@ pub enum Position {
 pub enum Step {
     /// Go on, and ask again at this time, or when something has changed.
     Wait(Instant),
-    /// Tell it now; with the text message only when that is allowed here.
+    /// Tell it now; with a message only when that is allowed here.
     Tell {
-        /// Whether a text frame may go to the client.
-        text: bool,
+        /// Whether a message may go to the client.
+        message: bool,
     },
     /// Reset it now.
     Reset,
@@ -96,7 +96,7 @@ pub fn step(since: Instant, now: Instant, facts: &Facts) -> Step {
     };
     let boundary = matches!(facts.down, Position::Message | Position::Fragment);
     if tell || (boundary && waited >= DEADLINE) {
-        Step::Tell { text: facts.down == Position::Message }
+        Step::Tell { message: facts.down == Position::Message }
     } else if waited >= DEADLINE {
         Step::Reset
     } else {

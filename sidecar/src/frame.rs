@@ -1,9 +1,15 @@
 //! WebSocket framing (RFC 6455, section 5.2), as far as a proxy needs it: where frames end, and the few that we write.
 
+use ring::notice::{Message, MessageKind};
+
+/// Opcode of a frame that goes on with a message.
+const CONTINUATION: u8 = 0x0;
 /// Opcode of a Close frame.
 const CLOSE: u8 = 0x8;
 /// Opcode of a text frame.
 const TEXT: u8 = 0x1;
+/// Opcode of a binary frame.
+const BINARY: u8 = 0x2;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 /// The longest payload of a control frame, in bytes.
@@ -25,6 +31,8 @@ pub struct Follower {
     header: [u8; 10],
     header_len: u8,
     in_message: bool,
+    /// The opcode of the last message that has begun; 0 before the first.
+    message: u8,
     closed: bool,
     malformed: bool,
 }
@@ -43,6 +51,15 @@ impl Follower {
     /// Whether a Close frame has begun.
     pub fn closed(&self) -> bool {
         self.closed
+    }
+
+    /// The kind of the last message that has begun.
+    pub fn message_kind(&self) -> Option<MessageKind> {
+        match self.message {
+            TEXT => Some(MessageKind::Text),
+            BINARY => Some(MessageKind::Binary),
+            _ => None,
+        }
     }
 
     /// Whether the bytes can no longer be followed.
@@ -140,6 +157,9 @@ impl Follower {
         } else {
             self.malformed = payload >> 63 != 0;
             self.in_message = !finished;
+            if opcode != CONTINUATION {
+                self.message = opcode;
+            }
         }
         let mask = if second & MASKED == 0 { 0 } else { 4 };
         self.remaining = if self.malformed { 0 } else { payload + mask };
@@ -147,11 +167,16 @@ impl Follower {
     }
 }
 
-/// A text message for a client, in one frame.
-pub fn text(message: &str) -> Vec<u8> {
-    let mut frame = vec![FIN | TEXT];
+/// A message for a client, in one frame.
+pub fn message(message: Message<'_>) -> Vec<u8> {
+    let Message { kind, payload } = message;
+    let opcode = match kind {
+        MessageKind::Text => TEXT,
+        MessageKind::Binary => BINARY,
+    };
+    let mut frame = vec![FIN | opcode];
     #[expect(clippy::cast_possible_truncation, reason = "each arm's range fits its type")]
-    match message.len() {
+    match payload.len() {
         short @ 0..=125 => frame.push(short as u8),
         medium @ 126..=0xffff => {
             frame.push(126);
@@ -162,7 +187,7 @@ pub fn text(message: &str) -> Vec<u8> {
             frame.extend((long as u64).to_be_bytes());
         }
     }
-    frame.extend(message.as_bytes());
+    frame.extend(payload);
     frame
 }
 

@@ -9,6 +9,7 @@
 //! kept, in at most one buffer for each way. There are no timers until an eviction begins.
 
 mod link;
+mod opening;
 mod parting;
 mod way;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use ring::notice::Spoken;
 use ring::settings::Notice;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -24,6 +26,7 @@ use tokio::time::Sleep;
 
 use self::link::Command;
 pub use self::link::Link;
+pub use self::opening::{Connect, Opening};
 use self::parting::Farewell;
 use self::way::{Until, Way};
 use crate::eviction::{self, Facts, Step};
@@ -36,6 +39,8 @@ pub struct Early {
     pub to_app: Vec<u8>,
     /// From the app, behind its 101.
     pub to_client: Vec<u8>,
+    /// What the handshake says of the messages of ours that it can bear. `None` when it can bear any.
+    pub opening: Option<Box<Opening>>,
 }
 
 /// What a connection asks and tells its owner during an eviction.
@@ -91,8 +96,13 @@ impl Manner {
 
 /// Relays a connection until it ends. `early` goes first.
 pub fn relay<H: Hooks>(client: TcpStream, app: TcpStream, early: Early, link: Arc<Link>, hooks: H) -> Relay<H> {
+    let opening = early.opening.and_then(|opening| seen(opening, &early.to_app));
     let (up, down) = (Way::new(early.to_app), Way::new(early.to_client));
-    Relay { client, app, up, down, link, hooks, first: None, eviction: None }
+    Relay { client, app, up, down, link, hooks, opening, first: None, eviction: None }
+}
+
+fn seen(mut opening: Box<Opening>, bytes: &[u8]) -> Option<Box<Opening>> {
+    opening.see(bytes).then_some(opening)
 }
 
 /// A connection being relayed: the future of [`relay`]. There are as many of these as connections, so it is small, and
@@ -108,6 +118,7 @@ pub struct Relay<H> {
     down: Way,
     link: Arc<Link>,
     hooks: H,
+    opening: Option<Box<Opening>>,
     /// Who began to close.
     first: Option<Side>,
     eviction: Option<Box<Eviction>>,
@@ -192,8 +203,10 @@ impl<H: Hooks> Relay<H> {
 
     /// Passes on what there is, both ways; returns what the app wrote behind the place asked for, if it was reached.
     fn carry(&mut self, cx: &mut Context<'_>, until: Until) -> Option<Vec<u8>> {
-        let up = self.up.carry(cx, &mut self.client, &mut self.app, Until::End);
-        let down = self.down.carry(cx, &mut self.app, &mut self.client, until);
+        let opening = &mut self.opening;
+        let look = |bytes: &[u8]| *opening = opening.take().and_then(|opening| seen(opening, bytes));
+        let up = self.up.carry(cx, &mut self.client, &mut self.app, Until::End, look);
+        let down = self.down.carry(cx, &mut self.app, &mut self.client, until, |_| {});
         if up.moved || down.moved {
             self.link.touch();
         }
@@ -252,18 +265,19 @@ impl<H: Hooks> Relay<H> {
         };
         let step = match eviction::step(eviction.since, now, &facts) {
             // The app's stream has just been cut where the client may be told, pending or not.
-            Step::Wait(_) if behind.is_some() => Step::Tell { text: self.down.follower.between_messages() },
+            Step::Wait(_) if behind.is_some() => Step::Tell { message: self.down.follower.between_messages() },
             step => step,
         };
         let behind = behind.unwrap_or_default();
         match step {
             Step::Wait(until) => return Next::Wait(until),
-            Step::Tell { text } => {
+            Step::Tell { message } => {
                 if let Some(notice) = self.hooks.confirm() {
-                    if text && let Some(message) = &notice.message {
-                        self.down.queue(frame::text(message));
+                    let spoken = self.spoken().filter(|_| message);
+                    if let Some(message) = spoken.and_then(|spoken| notice.message_for(spoken)) {
+                        self.down.queue(frame::message(message));
                     }
-                    self.down.queue(frame::close(notice.close_code, &notice.reason));
+                    self.down.queue(frame::close(notice.code(), &notice.reason));
                     let discarded = self.down.drop_bytes(&behind);
                     eviction.farewell = Some(Farewell::new(now, notice.app_close_code, discarded));
                     return Next::Again;
@@ -279,6 +293,15 @@ impl<H: Hooks> Relay<H> {
         }
         self.pass_on(behind);
         Next::CalledOff
+    }
+
+    /// What a message of ours may go by; `None` when there is no place for one.
+    fn spoken(&self) -> Option<Spoken> {
+        let app = self.down.follower.message_kind();
+        match &self.opening {
+            None => Some(Spoken { app, mqtt_level: None }),
+            Some(opening) => opening.spoken(app),
+        }
     }
 
     /// Gives the client what was read behind a cut that was not used.

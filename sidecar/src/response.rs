@@ -112,6 +112,14 @@ impl ResponseHead {
         self.raw.values(name).next()
     }
 
+    /// Whether an extension was agreed on other than permessage-deflate, which lets messages through that are not
+    /// compressed (RFC 7692, section 6).
+    pub fn has_unknown_extension(&self) -> bool {
+        let listed = self.raw.values("sec-websocket-extensions").flat_map(|value| value.split(|byte| *byte == b','));
+        let mut names = listed.map(|item| item.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii());
+        names.any(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"permessage-deflate"))
+    }
+
     /// Of a 101: the head as the client gets it, byte for byte but for the headers that are ours; and the app's first
     /// bytes behind it.
     pub fn into_switching(mut self) -> (Vec<u8>, Vec<u8>) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use ring::claim::Arrival;
-use ring::settings::{Missing, Notice, OwnerUnreachable};
+use ring::settings::{Missing, Notice, NoticeProtocol, OwnerUnreachable};
 use ring::wire::{Peer, header};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -16,7 +16,7 @@ use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, Refusal};
 use crate::head::{Edit, RequestHead};
 use crate::origin::{self, Origin};
 use crate::registry::ConnectionId;
-use crate::relay::{self, Early, Ended, Hooks, Link, Relay};
+use crate::relay::{self, Connect, Early, Ended, Hooks, Link, Opening, Relay};
 use crate::response::{self, ResponseHead};
 use crate::server::{answer_and_close, text_answer};
 use crate::sidecar::Sidecar;
@@ -57,6 +57,7 @@ enum Failure {
 pub struct Accepted {
     upstream: TcpStream,
     to_client: Vec<u8>,
+    opening: Option<Box<Opening>>,
     link: Arc<Link>,
     held: Held,
 }
@@ -67,7 +68,7 @@ pub type Connected = Relay<Held>;
 impl Accepted {
     /// Joins it with its client; `rest` is what the client has sent behind its head.
     pub fn with_client(self, client: TcpStream, rest: Vec<u8>) -> Connected {
-        let early = Early { to_app: rest, to_client: self.to_client };
+        let early = Early { to_app: rest, to_client: self.to_client, opening: self.opening };
         relay::relay(client, self.upstream, early, self.link, self.held)
     }
 }
@@ -93,11 +94,23 @@ pub async fn serve(
         }
         return None;
     }
+    let opening = opening(&sidecar.view(), &response);
     let (switching, to_client) = response.into_switching();
     // Held before the client can know: a claim that comes now finds it here.
-    let accepted = reached.hold(&sidecar, to_client);
+    let accepted = reached.hold(&sidecar, to_client, opening);
     client.write_all(&switching).await.ok()?;
     Some(accepted.with_client(client, head.take_rest()))
+}
+
+/// What a connection can bear, by what was agreed on and what its pool says of it.
+fn opening(view: &View, response: &ResponseHead) -> Option<Box<Opening>> {
+    if response.has_unknown_extension() {
+        Some(Box::new(Opening::Opaque))
+    } else if view.settings().notice.protocol == NoticeProtocol::MQTT {
+        Some(Box::new(Opening::Mqtt(Connect::default())))
+    } else {
+        None
+    }
 }
 
 /// What came of a handshake on a connection that hyper serves.
@@ -117,8 +130,9 @@ pub async fn accept(sidecar: &Arc<Sidecar>, remote: SocketAddr, head: RequestHea
         Err(answer) => return Outcome::Refused(answer),
     };
     if response.status() == SWITCHING {
+        let opening = opening(&sidecar.view(), &response);
         let (raw, to_client) = response.into_switching();
-        return Outcome::Switched(raw, reached.hold(sidecar, to_client));
+        return Outcome::Switched(raw, reached.hold(sidecar, to_client, opening));
     }
     match response::collect(response, &mut reached.into_stream()).await {
         Ok((raw, body)) => Outcome::Answered(raw, body),
@@ -144,13 +158,13 @@ impl Reached {
         }
     }
 
-    fn hold(self, sidecar: &Arc<Sidecar>, to_client: Vec<u8>) -> Accepted {
+    fn hold(self, sidecar: &Arc<Sidecar>, to_client: Vec<u8>, opening: Option<Box<Opening>>) -> Accepted {
         let link = Arc::new(Link::new());
         let (upstream, held) = match self {
             Self::App(stream, place) => (stream, Held::new(sidecar, Some(place), &link)),
             Self::Peer(stream) => (stream, Held::new(sidecar, None, &link)),
         };
-        Accepted { upstream, to_client, link, held }
+        Accepted { upstream, to_client, opening, link, held }
     }
 }
 

@@ -67,7 +67,7 @@ async fn ends(scene: &Scene, app: &Backend) -> (Wire, Wire) {
 async fn the_client_is_told_the_app_sees_a_close_and_what_it_wrote_later_is_counted() {
     let backend = Backend::start().await;
     let notice = Notice {
-        close_code: 4_200,
+        close_code: Some(4_200),
         app_close_code: 4_001,
         message: Some("{\"go\":\"elsewhere\"}".into()),
         reason: "the server moves".into(),

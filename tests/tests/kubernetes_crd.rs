@@ -89,6 +89,62 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("spec: {notice: {closeCode: 5000}}", "spec.notice.closeCode", CLOSE_CODE),
     ("spec: {notice: {appCloseCode: 1004}}", "spec.notice.appCloseCode", CLOSE_CODE),
     (
+        "spec: {notice: {protocol: Phoenix, closeCode: 1000}}",
+        "spec.notice.closeCode",
+        "keeps clients of Phoenix away for good; leave it out, which means 1012, or write none of 1000",
+    ),
+    (
+        "spec: {notice: {protocol: GraphQLWS, closeCode: 4409}}",
+        "spec.notice.closeCode",
+        "keeps clients of GraphQLWS away for good; leave it out, which means 1012, or write none of 1002, 1003, 1007 to \
+         1011, 4004, 4005, 4400, 4401, 4406, 4409, 4429, 4500",
+    ),
+    ("spec: {notice: {protocol: Discord, closeCode: 1001}}", "spec.notice.closeCode", DISCORD),
+    ("spec: {notice: {protocol: Discord, closeCode: 4014}}", "spec.notice.closeCode", DISCORD),
+    (
+        "spec: {notice: {protocol: Centrifugo, closeCode: 3500}}",
+        "spec.notice.closeCode",
+        "keeps clients of Centrifugo away for good; leave it out, which means 1012, or write none of 1009, 3500 to 3999, \
+         4500 to 4999",
+    ),
+    (
+        "spec: {notice: {protocol: Pusher, closeCode: 4300}}",
+        "spec.notice.closeCode",
+        "keeps clients of Pusher away for good; leave it out, which means 4200, or write none of 4000 to 4099, 4300 to \
+         4999",
+    ),
+    (
+        "spec: {notice: {protocol: Htmx, closeCode: 1001}}",
+        "spec.notice.closeCode",
+        "keeps clients of Htmx away for good; leave it out, which means 1012, or write none of 1000 to 1003, 1007 to \
+         1011, 1014, 3000 to 4999",
+    ),
+    (
+        "spec: {notice: {protocol: SocketIO, message: '41'}}",
+        "spec.notice.message",
+        "is read as a packet by clients of SocketIO, which breaks them; leave it out",
+    ),
+    (
+        "spec: {notice: {protocol: GraphQLWS, message: bye}}",
+        "spec.notice.message",
+        "makes clients of GraphQLWS close with 4400 and stay away; leave it out",
+    ),
+    (
+        "spec: {notice: {protocol: SignalR, message: '{\"type\":7}'}}",
+        "spec.notice.message",
+        "is not needed: clients of SignalR get its own, in their encoding; leave it out",
+    ),
+    (
+        "spec: {notice: {protocol: MQTT, message: bye}}",
+        "spec.notice.message",
+        "is text, which clients of MQTT refuse; leave it out: those of MQTT 5 get its own",
+    ),
+    (
+        "spec: {notice: {protocol: ActionCable, message: '{\"type\":\"disconnect\", \"reconnect\": false}'}}",
+        "spec.notice.message",
+        "tells clients of ActionCable to stay away; leave it out, or write one with \"reconnect\":true",
+    ),
+    (
         "spec: {notice: {reason: 'éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé'}}",
         "spec.notice.reason",
         "does not fit into a close frame; write at most 123 bytes",
@@ -118,6 +174,7 @@ const HEADER: &str =
 const PATH: &str = "cannot be used; write a path with one segment {key}, for example /rooms/{key}";
 const RATE: &str = "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
 const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
+const DISCORD: &str = "keeps clients of Discord away for good; leave it out, which means 4000, or write none of 1000, 1001, 4004, 4010 to 4014";
 const SLOT_URL: &str =
     "cannot be used; write an address with one {slot} in it, for example wss://s{slot}.chat.example.com/";
 
@@ -255,6 +312,9 @@ const ACCEPTED: &[&str] = &[
     "spec: {rebalance: {rate: 100%, settle: 0.5h30m, returnTimeout: 1h, maxInFlight: 1000000, minReturned: 100}}",
     "spec: {rebalance: {rate: 100000, mode: Paused, unit: Connection}, ownerUnreachable: Reject}",
     "spec: {notice: {closeCode: 4999, appCloseCode: 1000, message: '{\"type\": \"reconnect\"}', reason: 'ééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé'}}",
+    "spec: {notice: {protocol: Discord, closeCode: 4200, message: '{\"op\":7}'}}",
+    "spec: {notice: {protocol: ActionCable, message: '{\"type\":\"disconnect\",\"reconnect\":true}'}}",
+    "spec: {notice: {protocol: Centrifugo, closeCode: 3499}}",
     "spec: {limits: {connections: 0, handshakesPerSecond: 1000000, perKey: 10000000, idle: 24h}, drain: {timeout: 1h}}",
     "spec: {rebalance: {rate: null, settle: null}, notice: {message: null}, gateway: null, redis: null, drain: null}",
 ];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ring::KeyHasher;
 use ring::duration::GoDuration;
-use ring::settings::{self, Settings};
+use ring::settings::{self, NoticeProtocol, Settings};
 
 use super::rules::{self, Span};
 use super::{
@@ -296,16 +296,30 @@ impl Checker {
     }
 
     fn notice(&mut self, notice: &settings::Notice) {
-        for (field, code) in [("closeCode", notice.close_code), ("appCloseCode", notice.app_close_code)] {
+        let codes = [("closeCode", notice.close_code), ("appCloseCode", Some(notice.app_close_code))];
+        for (field, code) in codes.into_iter().filter_map(|(field, code)| Some((field, code?))) {
             // RFC 6455, 7.4.1: 1004 to 1006 and 1015 never stand in a frame; the rest below 3000 is not assigned.
             if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
                 self.add(&format!("spec.notice.{field}"), code, rules::CLOSE_CODE);
             }
         }
-        if let Some(message) = &notice.message
-            && message.len() > rules::MAX_MESSAGE
+        let protocol = notice.protocol;
+        if let Some(code) = notice.close_code
+            && protocol.fatal_codes().iter().any(|codes| codes.contains(&code))
         {
-            self.add("spec.notice.message", format!("a text of {} bytes", message.len()), rules::MESSAGE);
+            self.add("spec.notice.closeCode", code, rules::fatal_code(protocol).unwrap_or_default());
+        }
+        if let Some(message) = &notice.message {
+            let text = format!("a text of {} bytes", message.len());
+            if message.len() > rules::MAX_MESSAGE {
+                self.add("spec.notice.message", &text, rules::MESSAGE);
+            }
+            if let Some(why) = protocol.no_message() {
+                self.add("spec.notice.message", &text, why);
+            }
+            if protocol == NoticeProtocol::ActionCable && rules::forbids_return(message) {
+                self.add("spec.notice.message", &text, rules::STAY_AWAY);
+            }
         }
         if notice.reason.len() > rules::MAX_REASON {
             self.add("spec.notice.reason", format!("a text of {} bytes", notice.reason.len()), rules::REASON);
@@ -455,6 +469,46 @@ mod tests {
   autoscaling: {minReplicas: 1, maxReplicas: 2, connectionsPerPod: 1000}
   redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}";
         insta::assert_snapshot!(faults(spec).join("\n"));
+    }
+
+    #[test]
+    fn what_would_keep_clients_away_is_refused_by_protocol() {
+        for (notice, says) in [
+            (
+                "protocol: Phoenix, closeCode: 1000",
+                "spec.notice.closeCode: 1000 keeps clients of Phoenix away for good; leave it out, which means 1012, or \
+                 write none of 1000",
+            ),
+            (
+                "protocol: Pusher, closeCode: 4300",
+                "spec.notice.closeCode: 4300 keeps clients of Pusher away for good; leave it out, which means 4200, or \
+                 write none of 4000 to 4099, 4300 to 4999",
+            ),
+            (
+                "protocol: SocketIO, message: '41'",
+                "spec.notice.message: a text of 2 bytes is read as a packet by clients of SocketIO, which breaks them; \
+                 leave it out",
+            ),
+            (
+                "protocol: ActionCable, message: '{\"type\":\"disconnect\", \"reconnect\" : false}'",
+                "spec.notice.message: a text of 42 bytes tells clients of ActionCable to stay away; leave it out, or \
+                 write one with \"reconnect\":true",
+            ),
+        ] {
+            assert_eq!(faults(&format!("  key: {{from: [{{query: user}}]}}\n  notice: {{{notice}}}")), [says]);
+        }
+    }
+
+    #[test]
+    fn every_protocol_is_accepted_as_it_is_and_with_its_own_close_code() {
+        for protocol in NoticeProtocol::ALL {
+            let code = protocol.close_code();
+            for notice in [format!("protocol: {protocol:?}"), format!("protocol: {protocol:?}, closeCode: {code}")] {
+                let spec = format!("  key: {{from: [{{query: user}}]}}\n  notice: {{{notice}}}");
+                let checked = check(&pool(&spec), None).unwrap();
+                assert_eq!((checked.settings.notice.protocol, checked.settings.notice.code()), (protocol, code));
+            }
+        }
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! that the CRD lets in must be readable by the types here: one that is not would stop the watch of every pool.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use ring::duration::{self, GoDuration};
+use ring::notice;
+use ring::settings::NoticeProtocol;
 
 /// The longest name: names derived from it must fit into 63 characters.
 pub(super) const MAX_NAME: usize = 50;
@@ -36,6 +39,8 @@ pub(super) const RATE: &str =
     "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
 pub(super) const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
 pub(super) const MESSAGE: &str = "is too long; write at most 4096 bytes";
+pub(super) const STAY_AWAY: &str =
+    "tells clients of ActionCable to stay away; leave it out, or write one with \"reconnect\":true";
 pub(super) const REASON: &str = "does not fit into a close frame; write at most 123 bytes";
 pub(super) const GATEWAY_PATH: &str = "cannot be used; write a path, for example /gateway";
 pub(super) const GATEWAY_URL: &str =
@@ -88,6 +93,46 @@ impl fmt::Display for Span {
         let none = if self.or_none { "0s, or " } else { "" };
         write!(f, "is out of range; write {none}{} to {}", self.least, self.most)
     }
+}
+
+/// What is said of a close code after which the clients of a protocol stay away; `None` when all bring them back.
+pub(super) fn fatal_code(protocol: NoticeProtocol) -> Option<String> {
+    let (codes, own) = (notice::spell(protocol.fatal_codes()), protocol.close_code());
+    (!codes.is_empty()).then(|| {
+        format!(
+            "keeps clients of {protocol:?} away for good; leave it out, which means {own}, or write none of {codes}"
+        )
+    })
+}
+
+/// Whether a message of Action Cable's says that its client must not come back.
+pub(super) fn forbids_return(message: &str) -> bool {
+    message.split_whitespace().collect::<String>().contains("\"reconnect\":false")
+}
+
+/// What a notice must not say to the clients of its protocol.
+fn of_notices() -> Vec<Rule> {
+    let rule = |fault, holds, says: &str| Rule { at: "spec.notice", fault, holds, says: says.into() };
+    let mut rules = Vec::new();
+    for protocol in NoticeProtocol::ALL {
+        if let Some(says) = fatal_code(protocol) {
+            let within = |code: &RangeInclusive<u16>| {
+                format!("(self.closeCode >= {} && self.closeCode <= {})", code.start(), code.end())
+            };
+            let fatal: Vec<_> = protocol.fatal_codes().iter().map(within).collect();
+            let fatal = fatal.join(" || ");
+            let holds = format!("self.protocol != '{protocol:?}' || !has(self.closeCode) || !({fatal})");
+            rules.push(rule(".closeCode", holds, &says));
+        }
+        if let Some(says) = protocol.no_message() {
+            let holds = format!("self.protocol != '{protocol:?}' || !has(self.message)");
+            rules.push(rule(".message", holds, says));
+        }
+    }
+    let stays = "self.protocol != 'ActionCable' || !has(self.message) || \
+                 !self.message.matches('\"reconnect\"\\\\s*:\\\\s*false')";
+    rules.push(rule(".message", stays.into(), STAY_AWAY));
+    rules
 }
 
 /// A rule of the API server.
@@ -169,6 +214,7 @@ pub(super) fn all() -> Vec<Rule> {
         rule("spec.redis.urlFrom.secretKeyRef.name", is(SUBDOMAIN), SECRET),
         rule("spec.redis.urlFrom.secretKeyRef.key", is(DATA_KEY), SECRET_KEY),
     ];
+    rules.extend(of_notices());
     for span in [SETTLE, RETURN_TIMEOUT, DRAIN_TIMEOUT, IDLE] {
         rules.push(rule(span.field, is(duration::PATTERN), NOT_A_DURATION));
         rules.push(rule(span.field, span.cel(), &span.to_string()));

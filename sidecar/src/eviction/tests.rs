@@ -17,7 +17,7 @@ fn after(millis: u64, facts: Facts) -> (Step, Option<u128>) {
 
 #[test]
 fn an_idle_connection_is_told_at_once() {
-    assert_eq!(after(0, idle()).0, Step::Tell { text: true });
+    assert_eq!(after(0, idle()).0, Step::Tell { message: true });
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn a_client_in_the_middle_of_a_message_is_waited_for_until_busy() {
     for up in [Position::Fragment, Position::Frame] {
         let facts = Facts { up, ..idle() };
         assert_eq!(after(0, facts).1, Some(1_000));
-        assert_eq!(after(1_000, facts).0, Step::Tell { text: true });
+        assert_eq!(after(1_000, facts).0, Step::Tell { message: true });
     }
 }
 
@@ -39,21 +39,21 @@ fn a_client_in_the_middle_of_a_message_is_waited_for_until_busy() {
 fn a_connection_that_is_never_quiet_is_told_between_messages_once_it_counts_as_busy() {
     let facts = Facts { quiet: Duration::ZERO, ..idle() };
     assert!(matches!(after(999, facts).0, Step::Wait(_)));
-    assert_eq!(after(1_000, facts).0, Step::Tell { text: true });
+    assert_eq!(after(1_000, facts).0, Step::Tell { message: true });
 }
 
 #[test]
 fn between_fragments_only_close_may_go_and_only_at_the_last_call() {
     let facts = Facts { down: Position::Fragment, ..idle() };
     assert_eq!(after(1_499, facts).1, Some(1_500));
-    assert_eq!(after(1_500, facts).0, Step::Tell { text: false });
+    assert_eq!(after(1_500, facts).0, Step::Tell { message: false });
 }
 
 #[test]
 fn a_client_that_does_not_read_is_told_behind_what_is_pending_at_the_deadline() {
     let facts = Facts { pending: true, ..idle() };
     assert_eq!(after(1_999, facts).1, Some(2_000));
-    assert_eq!(after(2_000, facts).0, Step::Tell { text: true });
+    assert_eq!(after(2_000, facts).0, Step::Tell { message: true });
 }
 
 #[test]

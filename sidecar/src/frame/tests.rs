@@ -4,6 +4,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader, FrameS
 
 use super::*;
 
+/// A text message for a client.
+fn text(message: &str) -> Vec<u8> {
+    super::message(Message::text(message))
+}
+
 fn fed(bytes: &[u8]) -> Follower {
     let mut follower = Follower::default();
     follower.feed(bytes);
@@ -232,4 +237,15 @@ proptest! {
         follower.feed(&bytes[cut..]);
         prop_assert_eq!(follower, fed(&bytes));
     }
+}
+
+#[test]
+fn the_kind_of_a_message_is_that_of_its_first_frame() {
+    assert_eq!(fed(&[]).message_kind(), None);
+    assert_eq!(fed(&text("a")).message_kind(), Some(MessageKind::Text));
+    let binary = super::message(Message::binary(&[1]));
+    assert_eq!(fed(&[text("a"), binary.clone()].concat()).message_kind(), Some(MessageKind::Binary));
+    let (ping, end_of_fragments) = ([0x89, 0], [0x80, 1, 7]);
+    let fragmented = [&[0x01, 1, 7][..], &ping, &end_of_fragments].concat();
+    assert_eq!(fed(&[binary, fragmented].concat()).message_kind(), Some(MessageKind::Text));
 }

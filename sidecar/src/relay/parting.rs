@@ -96,7 +96,7 @@ impl<H: Hooks> Relay<H> {
         let mut behind = Vec::new();
         if !(overdue && self.up.follower.between_frames()) {
             let until = if overdue { Until::Frame } else { Until::Close };
-            match self.up.carry(cx, &mut self.client, &mut self.app, until).behind {
+            match self.up.carry(cx, &mut self.client, &mut self.app, until, |_| {}).behind {
                 Some(bytes) => behind = bytes,
                 None if self.up.ended() => {}
                 None => return AppSide::Open,

@@ -128,13 +128,14 @@ impl Way {
         }
     }
 
-    /// Passes on what there is, up to `until`.
+    /// Passes on what there is, up to `until`. `look` sees what was read.
     pub(super) fn carry(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut TcpStream,
         to: &mut TcpStream,
         until: Until,
+        mut look: impl FnMut(&[u8]),
     ) -> Carried {
         let mut carried = Carried::default();
         for _ in 0..ROUNDS {
@@ -162,6 +163,7 @@ impl Way {
                 Poll::Ready(Ok(bytes)) => bytes,
             };
             carried.moved = true;
+            look(bytes);
             let reached = match until {
                 Until::End => {
                     self.follower.feed(bytes);

@@ -190,3 +190,17 @@ fn chunks_end_at_the_same_byte_however_they_are_cut() {
         assert_eq!(&body[taken..], b"behind", "in parts of {size}");
     }
 }
+
+#[tokio::test]
+async fn an_extension_other_than_compression_is_noticed_in_every_line() {
+    for (lines, unknown) in [
+        ("", false),
+        ("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=12\r\n", false),
+        ("sec-websocket-extensions: Permessage-Deflate,,\r\n", false),
+        ("Sec-WebSocket-Extensions: permessage-deflate, x-counted\r\n", true),
+        ("Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Extensions: x-counted\r\n", true),
+    ] {
+        let head = read_from(&format!("{SWITCHING}{lines}\r\n")).await.expect("a good head");
+        assert_eq!(head.has_unknown_extension(), unknown, "{lines:?}");
+    }
+}

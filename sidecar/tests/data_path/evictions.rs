@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use ring::settings::Notice;
-use sidecar::relay::{Early, Ended, Manner};
+use ring::settings::{Notice, NoticeProtocol};
+use sidecar::relay::{Connect, Early, Ended, Manner, Opening};
 use sidecar::{eviction, frame};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::rig::{
     RESET, Rig, app_end, clean, client_end, close_frame, ended, in_time, next, read_exactly, read_to_end, rig,
-    rig_with, send, until,
+    rig_with, send, text, until,
 };
 
 #[tokio::test]
@@ -43,9 +43,62 @@ async fn an_evicted_client_sees_the_notice_and_the_app_its_own_close() {
 }
 
 #[tokio::test]
+async fn a_binary_notice_goes_to_a_client_whose_server_speaks_binary() {
+    let notice = Notice { protocol: NoticeProtocol::SignalR, ..Notice::default() };
+    let Rig { client, app, link, relay, .. } = rig_with(notice, Early::default()).await;
+    let (mut client, mut app) = (client_end(client).await, app_end(app).await);
+    send(&mut app, Message::binary(vec![1, 2])).await;
+    assert_eq!(next(&mut client).await, Message::binary(vec![1, 2]));
+    link.evict();
+    assert_eq!(next(&mut client).await, Message::binary(vec![0x04, 0x93, 0x07, 0xc0, 0xc3]));
+    assert_eq!(next(&mut client).await, close_frame(1001, "moved"));
+    drop((client, app));
+    ended(relay).await;
+}
+
+#[tokio::test]
+async fn a_client_of_mqtt_5_is_sent_a_disconnect_and_an_older_one_only_closed() {
+    for level in [4, 5] {
+        let notice = Notice { protocol: NoticeProtocol::MQTT, ..Notice::default() };
+        let early = Early { opening: Some(Box::new(Opening::Mqtt(Connect::default()))), ..Early::default() };
+        let Rig { client, app, link, relay, .. } = rig_with(notice, early).await;
+        let (mut client, mut app) = (client_end(client).await, app_end(app).await);
+        let connect = Message::binary([&[0x10, 13, 0, 4][..], b"MQTT", &[level, 2, 0, 60, 0, 1, b'a']].concat());
+        send(&mut client, connect.clone()).await;
+        assert_eq!(next(&mut app).await, connect);
+        let connack = Message::binary(vec![0x20, 2, 0, 0]);
+        send(&mut app, connack.clone()).await;
+        assert_eq!(next(&mut client).await, connack);
+        link.evict();
+        if level == 5 {
+            assert_eq!(next(&mut client).await, Message::binary(vec![0xe0, 0x02, 0x9c, 0x00]));
+        }
+        assert_eq!(next(&mut client).await, close_frame(1012, "moved"));
+        drop((client, app));
+        ended(relay).await;
+    }
+}
+
+#[tokio::test]
+async fn where_an_unknown_extension_was_agreed_on_only_the_close_goes_out() {
+    let notice = Notice { message: Some("bye".into()), ..Notice::default() };
+    let early = Early { opening: Some(Box::new(Opening::Opaque)), ..Early::default() };
+    let Rig { client, app, link, relay, .. } = rig_with(notice, early).await;
+    let mut client = client_end(client).await;
+    link.evict();
+    assert_eq!(next(&mut client).await, close_frame(1012, "moved"));
+    drop((client, app));
+    ended(relay).await;
+}
+
+#[tokio::test]
 async fn a_notice_with_a_message_sends_it_before_the_close() {
-    let notice =
-        Notice { message: Some("{\"op\":7}".into()), close_code: 4000, app_close_code: 4002, ..Notice::default() };
+    let notice = Notice {
+        message: Some("{\"op\":7}".into()),
+        close_code: Some(4000),
+        app_close_code: 4002,
+        ..Notice::default()
+    };
     let Rig { client, app, link, relay, .. } = rig_with(notice, Early::default()).await;
     let (mut client, mut app) = (client_end(client).await, app_end(app).await);
     link.evict();
@@ -89,7 +142,7 @@ struct Chatter {
 
 impl Chatter {
     fn new() -> Self {
-        Self { message: frame::text(&"x".repeat(10_007)), written: 0 }
+        Self { message: text(&"x".repeat(10_007)), written: 0 }
     }
 
     /// Writes up to the middle of the next message, as far as there is room; false once the other side has closed.
@@ -220,7 +273,7 @@ async fn between_fragments_the_close_comes_without_the_message() {
 #[tokio::test]
 async fn in_the_middle_of_a_frame_the_deadline_resets() {
     let Rig { mut client, mut app, link, owner, relay } = rig().await;
-    app.write_all(&frame::text("half of this")[..6]).await.expect("an open connection");
+    app.write_all(&text("half of this")[..6]).await.expect("an open connection");
     assert_eq!(read_exactly(&mut client, 6).await.len(), 6);
     link.evict();
     assert_eq!(read_to_end(&mut client).await, (Vec::new(), true));
@@ -244,7 +297,7 @@ async fn malformed_frames_are_passed_on_and_evicted_by_a_reset() {
 #[tokio::test]
 async fn a_client_that_has_stopped_reading_holds_a_bounded_backlog_and_is_reset() {
     let Rig { client, app, link, owner, relay } = rig().await;
-    let block = frame::text(&"x".repeat(100_000));
+    let block = text(&"x".repeat(100_000));
     let written = AtomicUsize::new(0);
     // Full when nothing has moved for a while.
     until("everything on the way is full", || {
@@ -341,7 +394,7 @@ async fn a_connection_that_is_closing_by_itself_is_not_told() {
 #[tokio::test]
 async fn an_app_that_closes_by_itself_where_it_would_be_cut_keeps_its_own_code() {
     let Rig { mut client, mut app, link, owner, relay } = rig().await;
-    let stream = [frame::text("the last message"), frame::close(4401, "who are you?")].concat();
+    let stream = [text("the last message"), frame::close(4401, "who are you?")].concat();
     app.write_all(&stream[..6]).await.expect("an open connection");
     link.evict();
     until("the connection counts as busy", || link.quiet() > eviction::BUSY).await;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use ring::notice;
 use ring::settings::Notice;
+use sidecar::frame;
 use sidecar::relay::{Early, Ended, Hooks, Link, Manner, relay};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -85,6 +87,11 @@ pub(crate) async fn rig_with(notice: Notice, early: Early) -> Rig {
 
 pub(crate) async fn rig() -> Rig {
     rig_with(Notice::default(), Early::default()).await
+}
+
+/// A text message for a client, in one frame.
+pub(crate) fn text(message: &str) -> Vec<u8> {
+    frame::message(notice::Message::text(message))
 }
 
 pub(crate) type Socket = WebSocketStream<TcpStream>;
