@@ -7,7 +7,7 @@ CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench-pool lint fmt generate chart images
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench-pool chaos lint fmt generate chart images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kub
 test-cluster: ## run the tests that need whole nodes, with three of them (as root; the first time it is built: 25 minutes)
 	$(CARGO) test --package wspool-tests --test 'cluster_*' --locked --no-run
 	tests/cluster/run $(CARGO) test --package wspool-tests --test 'cluster_*' --locked --offline --no-fail-fast -- --ignored --test-threads 1
+
+chaos: ## take wspool and nginx through changes and faults on three whole nodes, and print a table (15 minutes)
+	@.ci/needs nginx
+	$(CARGO) build --release --locked --package wspool-bench --bin chaos
+	tests/cluster/run target/release/chaos
 
 cluster: ## start a cluster of three nodes: then tests/cluster/exec kubectl get nodes
 	tests/cluster/up

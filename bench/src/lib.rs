@@ -11,7 +11,9 @@
 //! | [`round`] | one measurement of the operator with a pool of some size |
 //! | [`usage`] | what a process has used |
 //! | [`table`] | figures of several rounds, as Markdown |
+//! | [`chaos`] | one scenario of changes and faults on a whole cluster, beside nginx |
 
+pub mod chaos;
 pub mod fleet;
 pub mod round;
 pub mod table;
