@@ -15,19 +15,21 @@ struct Cli {
     /// Clients of each way in.
     #[arg(long, default_value_t = 400)]
     clients: usize,
+    /// The ways in, side by side.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["service", "router", "nginx"])]
+    ways: Vec<Way>,
 }
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let Cli { clients } = Cli::parse();
+    let Cli { clients, ways } = Cli::parse();
     rlimit::increase_nofile_limit(u64::MAX)?;
     let access = Access::shared();
     let release = Release::new(&access, "wspool-system", "wspool");
     let flags = ["--install", "--create-namespace", "--wait", "--timeout=3m"];
     release.upgrade("{}", &flags).await.unwrap_or_else(|error| panic!("the chart is not installed: {error}"));
 
-    let ways = [Way::Service, Way::Router, Way::Nginx];
-    let arms = join_all(ways.map(|way| Arm::start(&access, way, clients))).await;
+    let arms = join_all(ways.into_iter().map(|way| Arm::start(&access, way, clients))).await;
     while arms.iter().any(|arm| arm.crowd.present() < clients) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

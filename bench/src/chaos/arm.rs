@@ -25,7 +25,7 @@ use crate::usage::Usage;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A way in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Way {
     /// wspool, and its plain Service in front.
     Service,
