@@ -22,6 +22,49 @@ pub struct Settings {
     pub limits: Limits,
     /// Connections per second that a draining sidecar may evict by itself while the operator is silent.
     pub rate: Rate,
+    /// The address book for clients that ask before they connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+}
+
+/// The address book for clients that ask before they connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gateway {
+    /// The path that answers.
+    #[serde(default = "Gateway::default_path")]
+    pub path: String,
+    /// The address of a slot, with [`Gateway::SLOT`] where its number goes.
+    pub url: String,
+    /// The origins whose pages may read the answer (CORS); `*` is any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
+    /// Answers per second for one client address; 0 means no limit.
+    #[serde(default = "Gateway::default_per_client")]
+    pub per_client: u32,
+    /// How many proxies in front append to `X-Forwarded-For`: so many from its right is the client.
+    #[serde(default)]
+    pub trusted_hops: u8,
+}
+
+impl Gateway {
+    /// Stands for a slot's number in [`Gateway::url`].
+    pub const SLOT: &str = "{slot}";
+
+    /// [`Gateway::path`] where nothing else is said.
+    pub fn default_path() -> String {
+        "/gateway".into()
+    }
+
+    /// [`Gateway::per_client`] where nothing else is said.
+    pub const fn default_per_client() -> u32 {
+        100
+    }
+
+    /// The address of a slot.
+    pub fn url_of(&self, slot: crate::SlotId) -> String {
+        self.url.replace(Self::SLOT, &slot.to_string())
+    }
 }
 
 /// See [`Settings::rate`].

@@ -8,6 +8,7 @@
 //! | `PUT /v1/drain` | control port | - | [`Report`] |
 //! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimAnswer`](crate::claim::ClaimAnswer) of [`Peer`] |
 //! | `PUT /.wspool/v1/draining` | a peer's client port | [`Draining`] | 204 |
+//! | `POST /.wspool/v1/whereabouts` | a peer's client port | [`Whereabouts`] | the [`Peer`] that would take the key |
 //!
 //! Errors are [`Problem`]s (RFC 9457, `application/problem+json`). Requests between peers name the sidecar they mean in
 //! the header [`header::TARGET`]: addresses are reused, UIDs are not.
@@ -125,6 +126,16 @@ pub struct Draining {
     pub uid: String,
     /// Whether its keys go to their next-best slots from now on.
     pub draining: bool,
+}
+
+/// `POST /.wspool/v1/whereabouts`: where a handshake of a key would be accepted now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Whereabouts {
+    /// The pool's UID.
+    pub pool_uid: String,
+    /// The key.
+    pub key: String,
 }
 
 /// What a sidecar says of itself.

@@ -173,6 +173,11 @@ pub fn spread(sidecar: &Arc<Sidecar>, view: &View) -> Decision {
     if !sidecar.config.is_router() && !leaving {
         return Decision::Here(Place::keyless(sidecar));
     }
+    any_holder(sidecar, view)
+}
+
+/// Any other sidecar that holds a slot, is not leaving, and can be reached.
+pub fn any_holder(sidecar: &Sidecar, view: &View) -> Decision {
     let Some(placement) = &view.placement else { return Decision::Refused(Refusal::NoHolder) };
     let holders = placement.ring().slots().filter_map(|(slot, _)| placement.holder(slot)).map(crate::view::peer);
     let able: Vec<Peer> = holders

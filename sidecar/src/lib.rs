@@ -19,6 +19,7 @@
 //! | [`server`], [`upgrade`], [`plain`] | the client port: connections, WebSocket handshakes, everything else |
 //! | [`head`], [`key`], [`response`], [`origin`] | what is read off requests and answers |
 //! | [`admission`], [`registry`], [`view`] | whose a key is, and who holds it |
+//! | [`gateway`] | where a client should connect, told before it does |
 //! | [`relay`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
 //! | [`grants`], [`drain`], [`evictor`], [`revival`] | when connections must leave, how fast, and when no longer |
 //! | [`handshakes`], [`idle`] | limits |
@@ -36,6 +37,7 @@ pub mod drain;
 pub mod eviction;
 pub mod evictor;
 pub mod frame;
+pub mod gateway;
 pub mod grants;
 pub mod handshakes;
 pub mod head;

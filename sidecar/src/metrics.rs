@@ -26,6 +26,7 @@ pub struct Metrics {
     refused: Family<Reason, Counter>,
     /// Requests that we answered ourselves because of how they were written.
     bad_requests: Family<Reason, Counter>,
+    gateway: Family<Reason, Counter>,
     placements: Family<PlacementLabel, Counter>,
     control_denied: Family<Reason, Counter>,
     /// Grants that were refused.
@@ -117,6 +118,11 @@ impl Default for Metrics {
             handshake_millis: AtomicU64::new(0),
             refused: register!("handshakes_refused", "Handshakes that the sidecar refused", Family::default()),
             bad_requests: register!("bad_requests", "Requests refused for how they were written", Family::default()),
+            gateway: register!(
+                "gateway_answers",
+                "Questions where to connect, by what came of them",
+                Family::default()
+            ),
             placements: register!("placements", "Placements offered, by result", Family::default()),
             control_denied: register!("control_denied", "Control requests without a valid token", Family::default()),
             grants_refused: register!("grants_refused", "Grants that were refused", Counter::default()),
@@ -156,6 +162,11 @@ impl Metrics {
     /// We refused a request for how it was written.
     pub fn bad_request(&self, reason: &'static str) {
         self.bad_requests.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// The gateway was asked.
+    pub fn gateway(&self, reason: &'static str) {
+        self.gateway.get_or_create(&Reason { reason }).inc();
     }
 
     /// A placement was offered.

@@ -12,8 +12,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use ring::claim::ClaimAnswer;
-use ring::wire::{Claim, Draining, Peer, header};
+use ring::wire::{Claim, Draining, Peer, Whereabouts, header};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -24,6 +25,8 @@ use crate::auth::sha256;
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long a peer that could not be reached is passed over.
 pub const SUSPECT_FOR: Duration = Duration::from_secs(10);
+/// How long a peer that was reached is believed to be there still.
+const REACHED_FOR: Duration = Duration::from_secs(1);
 /// How long a reachable peer may take to answer a claim, beyond what it was asked to wait.
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a handshake waits for a key whose last connections are leaving.
@@ -34,6 +37,8 @@ pub const BETWEEN_SIDECARS: &str = "/.wspool/";
 pub const CLAIMS: &str = "/.wspool/v1/claims";
 /// The path of drain notices on a peer's client port.
 pub const DRAINING: &str = "/.wspool/v1/draining";
+/// The path of questions where a key is, on a peer's client port.
+pub const WHEREABOUTS: &str = "/.wspool/v1/whereabouts";
 const LARGEST_ANSWER: usize = 64 * 1024;
 
 /// The client side of everything between sidecars.
@@ -43,6 +48,8 @@ pub struct Peers {
     auth: Option<Arc<PeerAuth>>,
     client: Client<HttpConnector, Full<Bytes>>,
     suspects: Mutex<HashMap<String, Instant>>,
+    /// When each was last dialled with success.
+    reached: Mutex<HashMap<String, Instant>>,
 }
 
 /// Why a peer gave no answer.
@@ -67,14 +74,18 @@ impl Peers {
             .pool_idle_timeout(Duration::from_secs(20))
             .retry_canceled_requests(true)
             .build(connector);
-        Self { me, auth, client, suspects: Mutex::default() }
+        Self { me, auth, client, suspects: Mutex::default(), reached: Mutex::default() }
     }
 
     /// Claims a key from a previous owner.
     pub async fn claim(&self, peer: &Peer, claim: &Claim) -> Result<ClaimAnswer<Peer>, PeerError> {
         let limit = CLAIM_TIMEOUT + Duration::from_millis(claim.wait_ms);
-        let body = self.request(Method::POST, peer, CLAIMS, claim, limit).await?;
-        serde_json::from_slice(&body).map_err(|error| PeerError::Unreachable(format!("unreadable answer: {error}")))
+        read(&self.request(Method::POST, peer, CLAIMS, claim, limit).await?)
+    }
+
+    /// Asks a peer where a handshake of a key would be accepted. The answer may wait for connections that are leaving.
+    pub async fn whereabouts(&self, peer: &Peer, question: &Whereabouts) -> Result<Peer, PeerError> {
+        read(&self.request(Method::POST, peer, WHEREABOUTS, question, CLAIM_TIMEOUT + LEAVING_WAIT).await?)
     }
 
     /// Tells a peer that this sidecar is draining.
@@ -147,6 +158,16 @@ impl Peers {
         Err(PeerError::Unreachable(reason))
     }
 
+    /// Whether a peer can be dialled, as far as is known from the last second; otherwise it is tried.
+    pub async fn is_reachable(&self, peer: &Peer) -> bool {
+        if self.is_suspect(&peer.uid) {
+            return false;
+        }
+        let known = |reached: &Instant| reached.elapsed() < REACHED_FOR;
+        let lately = self.reached().get(&peer.uid).is_some_and(known);
+        lately || self.dial(peer).await.is_ok()
+    }
+
     /// Passes a peer over for a while.
     pub fn suspect(&self, uid: &str) {
         self.suspects().insert(uid.to_owned(), Instant::now());
@@ -154,6 +175,9 @@ impl Peers {
 
     fn forgive(&self, uid: &str) {
         self.suspects().remove(uid);
+        let mut reached = self.reached();
+        reached.retain(|_, since| since.elapsed() < REACHED_FOR);
+        reached.insert(uid.to_owned(), Instant::now());
     }
 
     /// Whether a peer could not be reached a moment ago.
@@ -166,9 +190,17 @@ impl Peers {
         self.suspects().clear();
     }
 
+    fn reached(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn suspects(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, PeerError> {
+    serde_json::from_slice(body).map_err(|error| PeerError::Unreachable(format!("unreadable answer: {error}")))
 }
 
 /// Connects to an app or a peer, with the socket options that both need: no Nagle delay, and a dead peer is noticed

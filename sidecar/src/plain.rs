@@ -20,17 +20,18 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ring::claim::Arrival;
-use ring::wire::{Claim, Draining, Peer, Problem};
+use ring::wire::{Claim, Draining, Peer, Problem, Whereabouts};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::admission::{self, Decision, Refusal};
 use crate::auth::sha256;
+use crate::gateway;
 use crate::head::RequestHead;
 use crate::key;
 use crate::origin::{self, Origin};
-use crate::peers::{BETWEEN_SIDECARS, CLAIMS, DRAINING};
+use crate::peers::{BETWEEN_SIDECARS, CLAIMS, DRAINING, WHEREABOUTS};
 use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
 use crate::view::View;
@@ -126,10 +127,14 @@ async fn answer(
         Origin::Peer { key, arrival } => match request.uri().path() {
             CLAIMS => return answer_claim(&sidecar, request).await,
             DRAINING => return answer_draining(&sidecar, request).await,
+            WHEREABOUTS => return answer_whereabouts(&sidecar, request).await,
             _ => (key, arrival, true),
         },
         // Never passed on: to a peer it would go with the proof of this sidecar.
         Origin::Client if request.uri().path().starts_with(BETWEEN_SIDECARS) => return not_a_peer(&sidecar),
+        Origin::Client if gateway::asks(view.settings(), request.uri().path()) => {
+            return gateway::answer(&sidecar, &view, remote.ip(), &request).await.map(Either::Right);
+        }
         Origin::Client => match key::key_of(&request, &view.settings().key) {
             Ok(key) => (key, Arrival::Owner, false),
             Err(error) => {
@@ -293,6 +298,21 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
     let mut response = Response::new(Either::Right(Full::default()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
+}
+
+async fn answer_whereabouts(sidecar: &Arc<Sidecar>, request: Request<Incoming>) -> Response<Body> {
+    let Some(question) = read::<Whereabouts>(request).await else {
+        return text(StatusCode::BAD_REQUEST, "not a question where a key is");
+    };
+    if sidecar.view().pool_uid() != question.pool_uid {
+        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+    }
+    // Decided as for a handshake; the place is given back at once.
+    match admission::admit(sidecar, &question.key, Arrival::Owner).await {
+        Decision::Here(_) => json(StatusCode::OK, &sidecar.view().me),
+        Decision::There(peer) => json(StatusCode::OK, &peer),
+        Decision::Refused(refusal) => text(refusal.status(), &refusal.to_string()),
+    }
 }
 
 /// The body of a peer's request. Its proof covers the digest, and the digest the body.

@@ -11,6 +11,7 @@ use crate::auth::peer::PeerAuth;
 use crate::auth::since_1970_ms;
 use crate::cli::Config;
 use crate::drain::DrainState;
+use crate::gateway::Visitors;
 use crate::grants::Bucket;
 use crate::handshakes::Turnstile;
 use crate::metrics::Metrics;
@@ -38,6 +39,8 @@ pub struct Sidecar {
     pub forwarder: Forwarder,
     /// The pace of handshakes towards the app.
     pub turnstile: Turnstile,
+    /// Who has asked the gateway how often.
+    pub visitors: Mutex<Visitors>,
     /// Wakes whoever waits for a key to be released.
     pub released: Notify,
     /// Wakes the evictor: a grant has come in, or a drain has begun.
@@ -61,6 +64,7 @@ impl Sidecar {
             peer_auth,
             forwarder: Forwarder::default(),
             turnstile: Turnstile::default(),
+            visitors: Mutex::default(),
             metrics,
             released: Notify::new(),
             evictions: Notify::new(),

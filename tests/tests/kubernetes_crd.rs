@@ -152,10 +152,15 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "spec: {gateway: {path: gateway, url: 'wss://s{slot}/'}}",
         "spec.gateway.path",
-        "cannot be used; write a path, for example /gateway",
+        "cannot be used; write a path without a slash at its end, for example /gateway",
     ),
     ("spec: {gateway: {path: /gateway, url: 'wss://chat.example.com/'}}", "spec.gateway.url", SLOT_URL),
     ("spec: {gateway: {path: /gateway, url: 'https://s{slot}.chat.example.com/'}}", "spec.gateway.url", SLOT_URL),
+    (
+        "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/', origins: ['https://chat.example.com/']}}",
+        "spec.gateway.origins[0]",
+        "is no origin; write for example https://chat.example.com, or *",
+    ),
     (
         "spec: {autoscaling: {minReplicas: 3, maxReplicas: 2, connectionsPerPod: 1000}}",
         "spec.autoscaling.minReplicas",
@@ -287,10 +292,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
         "spec: {hashing: {algorithm: NginxKetama}}",
         "spec.hashing.algorithm: NginxKetama is not built yet; write Rendezvous",
     ),
-    (
-        "spec: {gateway: {path: /gateway, url: 'wss://s{slot}.chat.example.com/'}}",
-        "spec.gateway: an address book is not built yet; leave it out",
-    ),
     ("spec: {router: {replicas: 2}}", "spec.router.replicas: 2 is not built yet"),
     (
         "spec: {autoscaling: {minReplicas: 2, maxReplicas: 20, connectionsPerPod: 1000}, replicas: 2}",
@@ -308,6 +309,8 @@ const ACCEPTED: &[&str] = &[
     "metadata: {name: a-name-of-fifty-letters-and-dashes-is-short-enough}",
     "spec: {replicas: 1000, port: 65535, target: {apiVersion: v1, kind: ReplicationController, name: chat.v2}}",
     "spec: {key: {from: [{query: ü}, {header: X-User}, {cookie: __Host-id}, {path: '/*/{key}'}, {path: '/{key}/'}]}}",
+    "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/'}}",
+    "spec: {gateway: {path: /a/b, url: 'ws://chat.example.com/{slot}/ws', origins: ['*', 'https://[::1]:8443', 'capacitor://localhost'], perClient: 0, trustedHops: 8}}",
     "spec: {rebalance: {rate: 0.001%, settle: 0s, returnTimeout: 1000ms, maxInFlight: 1, minReturned: 0}}",
     "spec: {rebalance: {rate: 100%, settle: 0.5h30m, returnTimeout: 1h, maxInFlight: 1000000, minReturned: 100}}",
     "spec: {rebalance: {rate: 100000, mode: Paused, unit: Connection}, ownerUnreachable: Reject}",

@@ -114,10 +114,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     faults.notice(&spec.notice);
     faults.duration(&rules::DRAIN_TIMEOUT, spec.drain.timeout);
     faults.limits(&spec.limits);
-    if let Some(gateway) = &spec.gateway {
-        faults.unbuilt("spec.gateway", "an address book", "leave it out");
-        faults.gateway(gateway);
-    }
+    let gateway = spec.gateway.as_ref().map(|gateway| faults.gateway(gateway));
     faults.within("spec.router.replicas", spec.router.replicas, 0, MAX_REPLICAS);
     if spec.router.replicas > 0 {
         faults.unbuilt("spec.router.replicas", spec.router.replicas, "write 0, and `role: router` in the members file");
@@ -147,6 +144,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
                 // A sidecar on its own does not know how large the pool is.
                 Rate::Share(_) => settings::Rate::default(),
             },
+            gateway,
         },
         pace,
     })
@@ -333,13 +331,29 @@ impl Checker {
         self.duration(&rules::IDLE, limits.idle);
     }
 
-    fn gateway(&mut self, gateway: &Gateway) {
-        let Gateway { path, url } = gateway;
-        let good = path.starts_with('/') && !path.contains(['?', '#']);
+    fn gateway(&mut self, gateway: &Gateway) -> settings::Gateway {
+        let Gateway { path, url, origins, per_client, trusted_hops } = gateway;
+        let good = path.starts_with('/') && path.len() > 1 && !path.ends_with('/') && !path.contains(['?', '#']);
         self.require(good, "spec.gateway.path", path, rules::GATEWAY_PATH);
         let rest = url.strip_prefix("wss://").or_else(|| url.strip_prefix("ws://"));
         let good = rest.is_some_and(|rest| rest.contains("{slot}") && rest.matches(['{', '}']).count() == 2);
         self.require(good, "spec.gateway.url", url, rules::GATEWAY_URL);
+        if origins.len() > rules::MAX_ORIGINS {
+            self.add("spec.gateway.origins", format!("{} origins", origins.len()), rules::ORIGINS);
+        }
+        let origins: Vec<String> = origins.iter().map(|origin| origin.0.clone()).collect();
+        for (index, origin) in origins.iter().enumerate() {
+            self.require(is_origin(origin), &format!("spec.gateway.origins[{index}]"), origin, rules::ORIGIN);
+        }
+        self.within("spec.gateway.perClient", *per_client, 0, 1_000_000);
+        self.within("spec.gateway.trustedHops", u32::from(*trusted_hops), 0, 8);
+        settings::Gateway {
+            path: path.clone(),
+            url: url.clone(),
+            origins,
+            per_client: *per_client,
+            trusted_hops: *trusted_hops,
+        }
     }
 
     fn autoscaling(&mut self, autoscaling: &Autoscaling) {
@@ -387,6 +401,15 @@ fn is_source(name: &str) -> bool {
 /// A token of RFC 9110, as the names of headers and cookies are.
 fn is_token(name: &str) -> bool {
     name.len() <= rules::MAX_SOURCE && http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+}
+
+/// An origin as browsers send it, or the star.
+fn is_origin(origin: &str) -> bool {
+    let Some((scheme, host)) = origin.split_once("://") else { return origin == "*" };
+    scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|b| is_lower_alphanumeric(b) || matches!(b, b'+' | b'.' | b'-'))
+        && !host.is_empty()
+        && host.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#'))
 }
 
 /// A path in which one whole segment is `{key}`.

@@ -42,7 +42,11 @@ pub(super) const MESSAGE: &str = "is too long; write at most 4096 bytes";
 pub(super) const STAY_AWAY: &str =
     "tells clients of ActionCable to stay away; leave it out, or write one with \"reconnect\":true";
 pub(super) const REASON: &str = "does not fit into a close frame; write at most 123 bytes";
-pub(super) const GATEWAY_PATH: &str = "cannot be used; write a path, for example /gateway";
+pub(super) const GATEWAY_PATH: &str = "cannot be used; write a path without a slash at its end, for example /gateway";
+/// The most origins.
+pub(super) const MAX_ORIGINS: usize = 32;
+pub(super) const ORIGINS: &str = "are too many; write at most 32";
+pub(super) const ORIGIN: &str = "is no origin; write for example https://chat.example.com, or *";
 pub(super) const GATEWAY_URL: &str =
     "cannot be used; write an address with one {slot} in it, for example wss://s{slot}.chat.example.com/";
 pub(super) const FEWEST: &str = "is more than maxReplicas; write at most as many";
@@ -154,6 +158,8 @@ pub(super) fn all() -> Vec<Rule> {
     const TOKEN: &str = "^[!#$%&\\x27*+.^_`|~0-9A-Za-z-]+$";
     const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
     const DATA_KEY: &str = "^[-._a-zA-Z0-9]+$";
+    // Any graphic character of ASCII but # / and ?.
+    const ORIGIN_PATTERN: &str = "^([*]|[a-z][a-z0-9+.-]*://[\\x21\\x22\\x24-\\x2e\\x30-\\x3e\\x40-\\x7e]+)$";
     const IS_CODE: &str = "(self >= 1000 && self <= 1003) || (self >= 1007 && self <= 1014) || \
                            (self >= 3000 && self <= 4999)";
     const SOURCES: &str = "[has(self.query), has(self.header), has(self.cookie), has(self.path), \
@@ -205,7 +211,8 @@ pub(super) fn all() -> Vec<Rule> {
         rule("spec.notice.appCloseCode", IS_CODE.into(), CLOSE_CODE),
         rule("spec.notice.message", format!("size(bytes(self)) <= {MAX_MESSAGE}"), MESSAGE),
         rule("spec.notice.reason", format!("size(bytes(self)) <= {MAX_REASON}"), REASON),
-        rule("spec.gateway.path", is("^/[^?#]*$"), GATEWAY_PATH),
+        rule("spec.gateway.path", is("^/([^?#]*[^?#/])$"), GATEWAY_PATH),
+        rule("spec.gateway.origins[]", is(ORIGIN_PATTERN), ORIGIN),
         rule("spec.gateway.url", is("^wss?://[^{}]*[{]slot[}][^{}]*$"), GATEWAY_URL),
         Rule {
             fault: ".minReplicas",
