@@ -22,6 +22,8 @@ pub struct Metrics {
     /// From the dial to the 101.
     handshake_seconds: Histogram,
     handshake_millis: AtomicU64,
+    /// Handshakes whose clients went before there was an answer.
+    pub abandoned: Counter,
     /// Handshakes that we refused.
     refused: Family<Reason, Counter>,
     /// Requests that we answered ourselves because of how they were written.
@@ -116,6 +118,7 @@ impl Default for Metrics {
             failed: register!("handshakes_failed", "Failed dials and handshakes answered 5xx", Counter::default()),
             handshake_seconds,
             handshake_millis: AtomicU64::new(0),
+            abandoned: register!("handshakes_abandoned", "Handshakes whose clients left early", Counter::default()),
             refused: register!("handshakes_refused", "Handshakes that the sidecar refused", Family::default()),
             bad_requests: register!("bad_requests", "Requests refused for how they were written", Family::default()),
             gateway: register!(

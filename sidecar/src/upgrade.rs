@@ -80,7 +80,15 @@ pub async fn serve(
     remote: SocketAddr,
     mut head: RequestHead,
 ) -> Option<Connected> {
-    let (reached, response) = match reach(&sidecar, remote, &head).await {
+    let reached = tokio::select! {
+        biased;
+        reached = reach(&sidecar, remote, &head) => reached,
+        () = gone(&client) => {
+            sidecar.metrics.abandoned.inc();
+            return None;
+        }
+    };
+    let (reached, response) = match reached {
         Ok(reached) => reached,
         Err(answer) => {
             answer_and_close(&mut client, &answer).await;
@@ -100,6 +108,14 @@ pub async fn serve(
     let accepted = reached.hold(&sidecar, to_client, opening);
     client.write_all(&switching).await.ok()?;
     Some(accepted.with_client(client, head.take_rest()))
+}
+
+/// Waits until a client has gone: it would hold its place, and a connection of its app, for nobody. One that sends
+/// before it is answered is not watched any more, since its end comes behind what it has sent.
+async fn gone(client: &TcpStream) {
+    if client.peek(&mut [0]).await.is_ok_and(|there| there > 0) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What a connection can bear, by what was agreed on and what its pool says of it.

@@ -68,6 +68,25 @@ impl Process {
         self.child.id()
     }
 
+    /// How many files it has open now.
+    pub fn open_files(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(folder).expect("a running process").count()
+    }
+
+    /// The memory that it has in use now (resident), in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        line.expect("its memory").trim().parse::<u64>().expect("a number") * 1024
+    }
+
+    /// Lets it open so many files at most, from now on.
+    pub fn limit_open_files(&self, most: u64) {
+        let pid = self.child.id().cast_signed();
+        rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some((most, most)), None).expect("a lower limit");
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed());

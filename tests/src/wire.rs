@@ -2,11 +2,22 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::wait::{PATIENCE, within};
+
+/// A WebSocket handshake with the key `ann`, byte for byte.
+pub const HANDSHAKE: &str = "GET /?user=ann HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// An app's answer to it.
+pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// How long a reader takes nothing before it is thought to have stopped. One that is only slow is flooded less.
+const STALLED: Duration = Duration::from_millis(500);
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -70,6 +81,33 @@ impl Wire {
     /// Sends FIN.
     pub async fn finish(&mut self) {
         self.stream.shutdown().await.expect("a connection that can be ended");
+    }
+
+    /// Ends the connection with RST, at once.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().expect("a live socket");
+    }
+
+    /// Writes until nobody takes any more for a while, or the connection ends; returns how many bytes were taken.
+    pub async fn flood(&mut self, with: &[u8]) -> usize {
+        let mut taken = 0;
+        while let Ok(Ok(written)) = tokio::time::timeout(STALLED, self.stream.write(with)).await {
+            taken += written;
+        }
+        taken
+    }
+
+    /// Sends FIN, and does not mind when the other side has gone.
+    pub async fn try_finish(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// What comes next; nothing at the end.
+    pub async fn next(&mut self) -> io::Result<Vec<u8>> {
+        if self.ahead.is_empty() {
+            self.more("anything").await?;
+        }
+        Ok(std::mem::take(&mut self.ahead))
     }
 
     /// Reads up to and with a marker.

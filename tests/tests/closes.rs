@@ -3,6 +3,7 @@
 use harness::frames::{self, opcode};
 use harness::node::Node;
 use harness::wait::equal;
+use harness::wire::{HANDSHAKE, SWITCHING};
 use harness::{App, Backend, Client, Guestbook, Plan, Sidecar, Wire, until};
 use ring::settings::{Notice, Settings};
 use tokio_tungstenite::tungstenite::Message;
@@ -46,11 +47,6 @@ impl Scene {
         assert_eq!(self.from.status().await.connections, 0);
     }
 }
-
-const HANDSHAKE: &str = "GET /?user=ann HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Both ends of one connection, played by the test.
 async fn ends(scene: &Scene, app: &Backend) -> (Wire, Wire) {
