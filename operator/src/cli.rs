@@ -107,7 +107,7 @@ pub struct RunArgs {
     /// Where to answer GET /v1/pools too.
     #[arg(long, env = "WSPOOL_ADMIN", value_name = "HOST:PORT")]
     pub admin: Option<SocketAddr>,
-    /// What injected pods get.
+    /// What injected pods get, and routers run.
     #[command(flatten)]
     pub sidecar: Sidecar,
 }
@@ -119,7 +119,6 @@ impl From<RunArgs> for cluster::Options {
             configuration: args.webhook_config,
             secret: args.webhook_secret,
             service: args.webhook_service,
-            sidecar: args.sidecar,
         });
         Self {
             namespace: args.namespace,
@@ -128,6 +127,7 @@ impl From<RunArgs> for cluster::Options {
             lease: args.lease,
             keys_secret: args.keys_secret,
             webhook,
+            sidecar: args.sidecar,
             metrics: args.metrics,
             admin: args.admin,
         }

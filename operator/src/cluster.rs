@@ -6,7 +6,7 @@
 //!  Lease ──► Candidate ──► leader: one Steward for each pool (one replica)
 //!                               ├─ Feeder: Index + /scale ──Input──► Driver ──HTTP──► sidecars
 //!                               │                                      └──► ConfigMap <pool>-placement
-//!                               └─ Upkeep: PoolView ──► Services, endpoints, deletion costs, scale, status, events
+//!                               └─ Upkeep: PoolView ──► Services, endpoints, routers, deletion costs, scale, status, events
 //! ```
 //!
 //! | module | noun |
@@ -17,12 +17,12 @@
 //! | [`keys`] | the secrets that the operator makes |
 //! | [`store`] | the ConfigMap of a placement |
 //! | [`target`], [`replicas`] | the workload of a pool, and how many replicas it should have |
-//! | [`objects`] | the Services of a pool and of its slots |
+//! | [`objects`], [`router`] | the Services of a pool and of its slots, and its routers |
 //! | [`status`], [`notice`], [`trouble`] | what is said of a pool |
 //! | [`feeder`], [`upkeep`], [`steward`] | what is done for one pool |
 //!
-//! The modules that decide do no I/O: `pod`, `index`, `replicas`, `objects`, `status`, `notice`, `trouble`, and the election
-//! in `lease`.
+//! The modules that decide do no I/O: `pod`, `index`, `replicas`, `objects`, `router`, `status`, `notice`, `trouble`, and the
+//! election in `lease`.
 
 pub mod ask;
 pub mod feeder;
@@ -33,6 +33,7 @@ pub mod notice;
 pub mod objects;
 pub mod pod;
 pub mod replicas;
+pub mod router;
 pub mod status;
 pub mod steward;
 pub mod store;
@@ -86,6 +87,8 @@ pub struct Options {
     pub keys_secret: String,
     /// The webhook, if it is to be served.
     pub webhook: Option<WebhookOptions>,
+    /// The sidecars that it injects, and runs as routers.
+    pub sidecar: Sidecar,
     /// Where metrics and health are answered.
     pub metrics: Option<SocketAddr>,
     /// Where `GET /v1/pools` is answered.
@@ -103,8 +106,6 @@ pub struct WebhookOptions {
     pub secret: String,
     /// The Service by which the API server reaches it.
     pub service: String,
-    /// What it injects.
-    pub sidecar: Sidecar,
 }
 
 /// Why it could not begin, or had to end.
@@ -169,7 +170,7 @@ impl Cluster {
         let admin = bind("admin", options.admin).await?;
         let signer = keys::signer(&kube, &options.namespace, &options.keys_secret).await?;
         let webhook = match &options.webhook {
-            Some(webhook) => Some(Serving::build(&kube, &options.namespace, webhook).await?),
+            Some(webhook) => Some(Serving::build(&kube, &options, webhook).await?),
             None => None,
         };
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(options.pod_uid.clone()) };
@@ -179,7 +180,8 @@ impl Cluster {
             control: Control::signed(signer),
             recorder: Recorder::new(kube.client(), reporter),
             shown: Shown::default(),
-            sidecar_image: options.webhook.as_ref().map(|webhook| webhook.sidecar.image.clone()),
+            sidecar: options.sidecar.clone(),
+            injects: options.webhook.is_some(),
         };
         Ok(Self { options, kube, means, webhook, metrics, admin })
     }
@@ -348,7 +350,7 @@ async fn look_after(means: &Means, index: &SharedIndex) -> Error {
 }
 
 impl Serving {
-    async fn build(kube: &Kube, namespace: &str, options: &WebhookOptions) -> Result<Self, Error> {
+    async fn build(kube: &Kube, all: &Options, options: &WebhookOptions) -> Result<Self, Error> {
         let address = options.address;
         let bound = std::net::TcpListener::bind(address).and_then(|listener| {
             listener.set_nonblocking(true)?;
@@ -356,14 +358,14 @@ impl Serving {
         });
         let listener = bound.map_err(|source| Error::Bind { flag: "webhook", address, source })?;
         let place = Place {
-            namespace: namespace.to_owned(),
+            namespace: all.namespace.clone(),
             secret: options.secret.clone(),
             configuration: options.configuration.clone(),
             service: options.service.clone(),
         };
         let keeper = Keeper::new(kube.client(), place);
         let certificate = keeper.settle(SystemTime::now()).await?;
-        Ok(Self { listener, keeper, certificate, sidecar: options.sidecar.clone() })
+        Ok(Self { listener, keeper, certificate, sidecar: all.sidecar.clone() })
     }
 }
 

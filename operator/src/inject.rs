@@ -29,12 +29,12 @@
 //! # What the sidecar's binary must do
 //! With `WSPOOL_INSTALL` it copies itself there as `wspool-sidecar`, mode 0755, before its health port opens.
 //! ```text
-//! wspool-sidecar prestop --timeout=60s [HOOK]
+//! wspool-sidecar prestop --timeout=60s [--delay=3s] [HOOK]
 //!     -- COMMAND [ARG]...                                                     an exec hook
 //!     --http-get=PATH --port=PORT [--host=HOST] [--header='NAME: VALUE']...   an httpGet hook
 //!     --sleep=5s                                                              a sleep hook
 //! ```
-//! `prestop` asks the sidecar on loopback to drain and waits until it is empty, but never longer than the timeout; then it
+//! After the delay `prestop` asks the sidecar on loopback to drain and waits until it is empty, but never longer than the timeout; then it
 //! does what the hook says and ends with its status. HOST is by default `WSPOOL_POD_IP`, which the app's container then
 //! has. (A `tcpSocket` hook is accepted by Kubernetes and never run: there is nothing to keep.)
 
@@ -44,6 +44,7 @@ mod edits;
 mod hook;
 pub mod manifest;
 mod resources;
+pub mod router;
 mod sidecar;
 mod splice;
 mod yaml;
@@ -51,7 +52,7 @@ mod yaml;
 use std::time::Duration;
 
 use json_patch::AddOperation;
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use ring::settings::Drain;
 use serde_json::json;
@@ -60,6 +61,7 @@ use crate::pool::WebSocketPool;
 use app::App;
 use edits::Edits;
 use resources::Resources;
+use sidecar::Behind;
 pub use sidecar::{Sidecar, port};
 
 /// The label that asks for injection, and names the pool.
@@ -248,7 +250,7 @@ pub fn inject(
     let resources = Resources::of_sidecar(metadata, spec, sidecar)?;
 
     let mut edits = Edits::default();
-    let container = sidecar::container(sidecar, spec, app.port, resources);
+    let container = sidecar::container(sidecar, spec, Behind::App(app.port), resources);
     edits.append("/spec/initContainers", spec.init_containers.as_deref(), &[container]);
     edits.append("/spec/volumes", spec.volumes.as_deref(), &sidecar::volumes(pool));
     for (index, container) in &app.held {
@@ -279,8 +281,14 @@ fn pool_of(metadata: &ObjectMeta) -> Result<Option<&str>, Refusal> {
     Ok(Some(pool))
 }
 
+/// The sidecar's container: beside the app one that starts before it, in a router the only one.
+pub fn sidecar_of(spec: &PodSpec) -> Option<&Container> {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    containers.into_iter().find(|container| container.name == SIDECAR)
+}
+
 fn is_injected(spec: &PodSpec) -> bool {
-    spec.init_containers.iter().flatten().any(|container| container.name == SIDECAR)
+    sidecar_of(spec).is_some()
 }
 
 fn grace_seconds(spec: &PodSpec, drain: Duration) -> i64 {

@@ -164,10 +164,13 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> Response {
 }
 
 async fn ready(State(sidecar): State<Arc<Sidecar>>) -> (StatusCode, &'static str) {
-    match sidecar.drain().is_some() {
-        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        false => (StatusCode::OK, "ok\n"),
+    if sidecar.drain().is_some() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
+    if sidecar.config.is_router() && sidecar.view().placement.is_none() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "a router without a placement has nobody to hand connections to\n");
+    }
+    (StatusCode::OK, "ok\n")
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

@@ -1,18 +1,33 @@
 //! The pace of handshakes towards the app: those past the limit wait their turn, and a full queue is refused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
 
 /// The longest that a handshake waits for its turn. Clients give up on a handshake after 10 s and more; this leaves the
 /// app time to answer.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(8);
+/// The share of a second's handshakes that pass at once after a pause: a fiftieth. So no tenth of a second sees more than
+/// 1.2 times the limit.
+const BURST: u32 = 50;
 
-/// Gives out turns, evenly spaced once a burst of a tenth of a second is used up.
+/// Gives out turns in the order in which they are asked for.
 #[derive(Debug, Default)]
 pub struct Turnstile {
-    next: Mutex<Option<Instant>>,
+    /// Whoever waits for the next turn holds the lock, the others wait for that.
+    pace: Mutex<Pace>,
     waiting: AtomicU64,
+}
+
+/// Turns, evenly spaced once a small burst is used up.
+///
+/// A turn is spaced from when the one before it was taken, not from when it was due: a process that stood still for a
+/// moment does not let everybody through at once.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the next turn is due; `None` before the first.
+    next: Option<Instant>,
 }
 
 /// The queue is full.
@@ -23,10 +38,18 @@ pub struct QueueFull;
 impl Turnstile {
     /// Waits for a turn. `per_second` 0 means no limit.
     pub async fn pass(&self, per_second: u32) -> Result<(), QueueFull> {
-        let now = Instant::now();
-        let Some(turn) = self.turn(per_second, now)? else { return Ok(()) };
+        if per_second == 0 {
+            return Ok(());
+        }
+        if self.waiting() >= u64::from(per_second) * LONGEST_WAIT.as_secs() {
+            return Err(QueueFull);
+        }
         let _waiting = Waiting::new(&self.waiting);
-        tokio::time::sleep_until(turn.into()).await;
+        let mut pace = self.pace.lock().await;
+        if let Some(due) = pace.next {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        pace.take(per_second, Instant::now());
         Ok(())
     }
 
@@ -34,22 +57,14 @@ impl Turnstile {
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
+}
 
-    /// The time of the next turn; `None` is now.
-    fn turn(&self, per_second: u32, now: Instant) -> Result<Option<Instant>, QueueFull> {
-        if per_second == 0 {
-            return Ok(None);
-        }
+impl Pace {
+    /// A turn is taken.
+    fn take(&mut self, per_second: u32, now: Instant) {
         let gap = Duration::from_secs(1) / per_second;
-        let burst = gap * (per_second / 10);
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let earliest = now.checked_sub(burst).unwrap_or(now);
-        let turn = next.unwrap_or(earliest).max(earliest);
-        if turn > now + LONGEST_WAIT {
-            return Err(QueueFull);
-        }
-        *next = Some(turn + gap);
-        Ok((turn > now).then_some(turn))
+        let earliest = now.checked_sub(gap * (per_second / BURST)).unwrap_or(now);
+        self.next = Some(self.next.map_or(earliest, |next| next.max(earliest)) + gap);
     }
 }
 
@@ -73,22 +88,45 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn turns_are_spaced_after_a_small_burst_and_the_queue_is_bounded() {
-        let turnstile = Turnstile::default();
-        let now = Instant::now();
-        let turns: Vec<_> = std::iter::from_fn(|| turnstile.turn(100, now).ok()).take(2_000).collect();
-        assert_eq!(turns.iter().filter(|turn| turn.is_none()).count(), 11);
-        assert_eq!(turns[20].unwrap() - turns[19].unwrap(), Duration::from_millis(10));
-        assert_eq!(turns.len(), 811, "the burst, and eight seconds of turns");
-        assert_eq!(turnstile.turn(100, now + Duration::from_secs(30)), Ok(None), "a pause brings the burst back");
+    /// When so many turns pass that are asked for at `now`. The process stands still for a second after `stalls` of them.
+    fn storm(pace: &mut Pace, turns: usize, per_second: u32, stalls: usize, mut now: Instant) -> Vec<Instant> {
+        let mut passed = Vec::new();
+        for turn in 0..turns {
+            now = pace.next.map_or(now, |due| due.max(now));
+            if turn == stalls {
+                now += Duration::from_secs(1);
+            }
+            pace.take(per_second, now);
+            passed.push(now);
+        }
+        passed
     }
 
     #[test]
-    fn no_limit_means_no_wait() {
-        let turnstile = Turnstile::default();
-        for _ in 0..10_000 {
-            assert_eq!(turnstile.turn(0, Instant::now()), Ok(None));
+    fn no_tenth_of_a_second_sees_more_than_a_fifth_above_the_limit_after_a_pause_or_a_stall_either() {
+        for per_second in [50, 100, 500] {
+            let (mut pace, start) = (Pace::default(), Instant::now());
+            let turns = 2 * per_second as usize;
+            let mut passed = storm(&mut pace, turns, per_second, usize::MAX, start);
+            let took = *passed.last().unwrap() - start;
+            assert!(took > Duration::from_millis(1_900) && took < Duration::from_secs(2), "{took:?}");
+            let later = start + Duration::from_secs(30);
+            passed.extend(storm(&mut pace, turns, per_second, turns / 2, later));
+            let within = |first: &Instant| {
+                passed.iter().filter(|at| *at >= first && **at < *first + Duration::from_millis(100)).count()
+            };
+            let peak = passed.iter().map(within).max().unwrap();
+            assert!(peak * 50 <= per_second as usize * 6, "{peak} within 100 ms at {per_second} a second");
         }
+    }
+
+    #[tokio::test]
+    async fn no_limit_means_no_wait_and_a_full_queue_is_refused_at_once() {
+        let turnstile = Turnstile::default();
+        assert_eq!(turnstile.pass(0).await, Ok(()));
+        turnstile.waiting.store(800, Ordering::Relaxed);
+        assert_eq!(turnstile.pass(100).await, Err(QueueFull));
+        assert_eq!(turnstile.pass(101).await, Ok(()));
+        assert_eq!(turnstile.waiting(), 800);
     }
 }

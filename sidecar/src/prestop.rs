@@ -33,6 +33,9 @@ pub struct Prestop {
     /// The longest that the drain is waited for.
     #[arg(long, default_value = "60s", value_name = "DURATION")]
     timeout: GoDuration,
+    /// How long to wait before the drain begins: until those who send clients here have heard that this pod ends.
+    #[arg(long, default_value = "0s", value_name = "DURATION")]
+    delay: GoDuration,
     /// The sidecar's control port.
     #[arg(long, default_value = "127.0.0.1:7481", value_name = "HOST:PORT")]
     control: String,
@@ -81,6 +84,7 @@ impl Prestop {
     pub fn run(self) -> std::io::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
+            tokio::time::sleep(self.delay.0).await;
             let http: Http = Client::builder(TokioExecutor::new()).build_http();
             if tokio::time::timeout(self.timeout.0, self.drain(&http)).await.is_err() {
                 eprintln!("wspool: the sidecar is not empty after {}; going on", self.timeout);

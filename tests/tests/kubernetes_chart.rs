@@ -144,7 +144,10 @@ async fn the_webhook_sees_pods_of_pools_only_and_only_where_pools_are_watched() 
         let webhook = &find(&objects, "MutatingWebhookConfiguration", "wspool")["webhooks"][0];
         assert_eq!(
             webhook["objectSelector"]["matchExpressions"],
-            json!([{"key": "wspool.dev/pool", "operator": "Exists"}])
+            json!([
+                {"key": "wspool.dev/pool", "operator": "Exists"},
+                {"key": "wspool.dev/role", "operator": "NotIn", "values": ["router"]},
+            ])
         );
         assert_eq!(webhook["namespaceSelector"]["matchExpressions"][0]["values"], namespaces);
     }
@@ -299,7 +302,6 @@ async fn the_operator_may_do_its_work_in_the_watched_namespaces_and_nothing_else
         "delete pods",
         "create pods",
         "create pods/exec",
-        "patch deployments.apps",
         "delete websocketpools.wspool.dev",
         "update leases.coordination.k8s.io other",
         "patch mutatingwebhookconfigurations.admissionregistration.k8s.io other",
@@ -314,6 +316,14 @@ async fn the_operator_may_do_its_work_in_the_watched_namespaces_and_nothing_else
     for what in of_pools {
         until_allowed(&chats, &operator, what, true).await;
         until_allowed(&foreign, &operator, what, false).await;
+    }
+    let of_routers = ["create deployments.apps", "patch deployments.apps", "delete poddisruptionbudgets.policy"];
+    for what in of_routers {
+        until_allowed(&chats, &operator, what, true).await;
+    }
+    release.upgrade(&format!("{narrowed}\nrouters: {{enabled: false}}"), &[]).await.expect("it is upgraded");
+    for what in of_routers {
+        until_allowed(&chats, &operator, what, false).await;
     }
     for what in at_home {
         until_allowed(&home, &operator, what, true).await;

@@ -292,7 +292,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
         "spec: {hashing: {algorithm: NginxKetama}}",
         "spec.hashing.algorithm: NginxKetama is not built yet; write Rendezvous",
     ),
-    ("spec: {router: {replicas: 2}}", "spec.router.replicas: 2 is not built yet"),
     (
         "spec: {autoscaling: {minReplicas: 2, maxReplicas: 20, connectionsPerPod: 1000}, replicas: 2}",
         "spec.autoscaling: an autoscaler is not built yet; leave it out",

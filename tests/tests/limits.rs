@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harness::wait::{equal, within};
-use harness::{App, Client, Guestbook, Plan, Sidecar, until};
+use harness::{App, Client, Crowd, Guestbook, Plan, Sidecar, until};
 use ring::settings::{Limits, Missing, Settings};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -104,6 +104,37 @@ async fn storm((sidecar, _app, book): (Sidecar, App, Guestbook)) {
     assert!(began.elapsed() >= Duration::from_secs(7), "{accepted} came within {:?}", began.elapsed());
     let crowded = visits.windows(4).any(|four| four[3].entered - four[0].entered < Duration::from_secs(1));
     assert!(!crowded, "four handshakes reached the app within a second");
+}
+
+#[tokio::test]
+async fn after_a_kill_the_server_that_is_left_sees_the_storm_at_its_own_rate() {
+    const RATE: u32 = 50;
+    let book = Guestbook::default();
+    let (app_a, app_b) = (App::start("a", &book).await, App::start("b", &book).await);
+    let mut a = Sidecar::named("a").upstream(app_a.address).start().await;
+    let b = Sidecar::named("b").upstream(app_b.address).start().await;
+    let router = Sidecar::router().await;
+    let mut plan = Plan::with(Settings::default());
+    plan.others(&[&router]);
+    plan.hold(&[(0, &a), (1, &b)]);
+    plan.publish(&[&a, &b, &router]).await;
+    let mut crowd = Crowd::default();
+    crowd.join_users(300, &[router.listen]).await;
+    plan.placement.settings.limits.handshakes_per_second = RATE;
+    plan.settle();
+    plan.publish(&[&a, &b, &router]).await;
+    let before = book.count_at("b");
+
+    let killed = Instant::now();
+    a.kill();
+    crowd.at_home(|_| "b".into()).await;
+    let visits = book.visits();
+    let storm: Vec<_> = visits.iter().filter(|visit| visit.entered > killed.into_std()).collect();
+    assert_eq!(storm.len(), 300 - before, "each of them once, and nobody else");
+    // A slow machine lengthens the time, and may bring late ones together: a second's worth more is let pass.
+    let span = RATE as usize * 2;
+    let crowded = storm.windows(span + 1).any(|few| few[span].entered - few[0].entered < Duration::from_secs(1));
+    assert!(!crowded, "more than {span} handshakes reached the app within a second");
 }
 
 #[tokio::test]

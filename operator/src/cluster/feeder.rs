@@ -189,7 +189,7 @@ fn input(
     }
     if let (Some(scaled), Some(target)) = (scaled, &resource.spec.target)
         && scaled.replicas > 0
-        && pods.is_empty()
+        && !pods.iter().any(|pod| pod.role == Role::App)
     {
         let sentence = format!(
             "{} {} has pods, and none with the label wspool.dev/pool: {}: add it to the pod template",

@@ -14,6 +14,7 @@ use ring::SlotId;
 
 use super::index::PoolKey;
 use super::pod::PodFacts;
+use super::router::Entrance;
 use crate::inject::{POOL_LABEL, port};
 use crate::rebalance::view::PoolView;
 
@@ -99,12 +100,12 @@ impl Owner {
         format!("{POOL_LABEL}={},{MANAGED_BY}={MANAGER},{SLOT_LABEL}", self.key.name)
     }
 
-    /// The pool's Service: any pod that is ready, at its sidecar. Its port has the number that clients of the app know.
-    pub fn service(&self) -> Service {
+    /// The pool's Service: any pod that is ready where clients enter, at its sidecar. Its port has the number that clients of the app know.
+    pub fn service(&self, entrance: Entrance) -> Service {
         Service {
             metadata: self.metadata(self.key.name.clone()),
             spec: Some(ServiceSpec {
-                selector: Some(BTreeMap::from([(POOL_LABEL.to_owned(), self.key.name.clone())])),
+                selector: Some(entrance.selector(&self.key.name)),
                 ports: Some(vec![self.service_port()]),
                 publish_not_ready_addresses: Some(false),
                 ..ServiceSpec::default()

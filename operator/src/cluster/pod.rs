@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use ring::SlotId;
 
 use crate::driver::{Entry, Standing};
-use crate::inject::{POOL_LABEL, SIDECAR, port};
+use crate::inject::{self, POOL_LABEL, port};
 use crate::planner::Role;
 
 /// The label that makes a pod of a pool a router: a sidecar without an app.
@@ -77,7 +77,7 @@ impl PodFacts {
         let status = pod.status.as_ref();
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
         let owner = owner.map_or("", |owner| owner.uid.as_str());
-        let container = spec.init_containers.iter().flatten().find(|container| container.name == SIDECAR);
+        let container = inject::sidecar_of(spec);
         let sidecar = match container {
             Some(_) => Injected::Yes,
             None if spec.host_network == Some(true) => Injected::HostNetwork,
@@ -157,6 +157,7 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::inject::SIDECAR;
 
     /// A ready pod with its sidecar, and changes to it.
     pub(crate) fn pod(name: &str, change: impl FnOnce(&mut Value)) -> Pod {

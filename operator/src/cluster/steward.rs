@@ -17,6 +17,7 @@ use super::store::{self, PlacementMap};
 use super::upkeep::Upkeep;
 use crate::control::Control;
 use crate::driver::{Driver, DriverError};
+use crate::inject::Sidecar;
 use crate::rebalance::view::PoolView;
 
 /// How long passes before something is begun again that went wrong.
@@ -57,8 +58,10 @@ pub struct Means {
     pub recorder: Recorder,
     /// Where views go.
     pub shown: Shown,
-    /// The image of the sidecars that this operator injects, if it does.
-    pub sidecar_image: Option<String>,
+    /// The sidecars that this operator injects, and runs as routers.
+    pub sidecar: Sidecar,
+    /// Whether it injects.
+    pub injects: bool,
 }
 
 /// One pool's.
@@ -88,8 +91,8 @@ impl Steward {
     pub async fn run(self) -> Infallible {
         let Self { means, key, uid, state } = self;
         let _exhibit = Exhibit(&means.shown, &key);
-        let (mut feeder, seen) =
-            Feeder::new(means.kube.clone(), key.clone(), means.sidecar_image.clone(), state.clone());
+        let image = means.injects.then(|| means.sidecar.image.clone());
+        let (mut feeder, seen) = Feeder::new(means.kube.clone(), key.clone(), image, state.clone());
         let owner = Owner { key: key.clone(), uid: uid.clone(), port: None };
         let mut upkeep = Upkeep::new(means.clone(), owner.clone(), state.clone(), seen);
         let first = loop {

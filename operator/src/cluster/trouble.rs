@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use ring::settings::{Drain, Limits};
 
 use super::pod::{Injected, PodFacts};
+use crate::planner::Role;
 use crate::pool::CheckedPool;
 use crate::rebalance::view::PoolView;
 
@@ -37,14 +38,16 @@ pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts], image: Option<&str>) -> Ve
     }
     let drain = pool.settings.drain.timeout;
     let seconds = i64::try_from(drain.0.as_secs()).unwrap_or(i64::MAX);
-    let outdated = |pod: &&PodFacts| pod.sidecar == Injected::Yes && image.is_some_and(|image| pod.image != image);
+    // The operator rolls routers out itself.
+    let injected = |pod: &&PodFacts| pod.sidecar == Injected::Yes && pod.role == Role::App;
+    let outdated = |pod: &&PodFacts| injected(pod) && image.is_some_and(|image| pod.image != image);
     if let (Some(names), Some(image)) = (names(staying.clone().filter(outdated)), image) {
         let sentence = format!(
             "{names} with a sidecar of another image than {image}: roll the workload out again, so that its pods get that"
         );
         troubles.push(("OutdatedSidecar", sentence));
     }
-    let short = staying.filter(|pod| pod.sidecar == Injected::Yes && pod.grace_seconds < seconds);
+    let short = staying.filter(|pod| injected(pod) && pod.grace_seconds < seconds);
     if let Some(names) = names(short) {
         let sentence = format!(
             "{names} with less than the {drain} that spec.drain.timeout gives to a drain: roll the workload out again, so \

@@ -1,11 +1,13 @@
-//! Keeps the objects around a pool as they should be: Services and endpoints, deletion costs, the target's scale, the status,
-//! and events. What should be done is decided by functions of other modules; here it is done.
+//! Keeps the objects around a pool as they should be: Services and endpoints, routers, deletion costs, the target's scale,
+//! the status, and events. What should be done is decided by functions of other modules; here it is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::runtime::events::Event;
@@ -23,6 +25,7 @@ use super::notice;
 use super::objects::{MANAGER, Owner, SLOT_LABEL, SlotAddress, slot_addresses};
 use super::pod::{DELETION_COST, PodFacts};
 use super::replicas::{self, Step};
+use super::router::{self, Entrance};
 use super::status::{self, Subject};
 use super::steward::Means;
 use super::trouble::{self, Trouble};
@@ -35,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often the namespace's Services are looked at.
 const SERVICES_INTERVAL: Duration = Duration::from_secs(10);
+/// How long routers may take to be ready.
+const ROUTERS_PATIENCE: Duration = Duration::from_secs(60);
 /// The longest note that an event may have.
 const LONGEST_NOTE: usize = 1024;
 
@@ -48,8 +53,15 @@ pub struct Upkeep {
     slices: Api<EndpointSlice>,
     pods: Api<Pod>,
     pools: Api<WebSocketPool>,
+    deployments: Api<Deployment>,
+    budgets: Api<PodDisruptionBudget>,
     /// The pool's Service, as it was applied.
     service: Option<Service>,
+    routers: Routers,
+    /// Since when fewer routers are ready than should be.
+    routers_short: Option<Instant>,
+    /// When their Deployment is looked at again, if they are late.
+    routers_again: Instant,
     /// A Service that leads past the sidecars, and when it is looked for again.
     bypass: Option<Trouble>,
     look_again: Instant,
@@ -64,6 +76,17 @@ pub struct Upkeep {
     rest_until: Instant,
     told: Option<PoolView>,
     refused: Option<String>,
+}
+
+/// What is known of the routers' Deployment.
+#[derive(Clone, Debug, PartialEq)]
+enum Routers {
+    /// An earlier operator may have made it, or somebody may have changed it.
+    Unknown,
+    /// It is not there.
+    Absent,
+    /// It was written so.
+    Written(Box<Deployment>),
 }
 
 /// What is known of a slot's objects.
@@ -83,12 +106,17 @@ impl Upkeep {
             services: Api::namespaced(client.clone(), &namespace),
             slices: Api::namespaced(client.clone(), &namespace),
             pods: Api::namespaced(client.clone(), &namespace),
+            deployments: Api::namespaced(client.clone(), &namespace),
+            budgets: Api::namespaced(client.clone(), &namespace),
             pools: Api::namespaced(client, &namespace),
             means,
             owner,
             state,
             seen,
             service: None,
+            routers: Routers::Unknown,
+            routers_short: None,
+            routers_again: Instant::now(),
             bypass: None,
             look_again: Instant::now(),
             slots: None,
@@ -168,7 +196,10 @@ impl Upkeep {
         let mut troubles = Vec::new();
         // The endpoints first: clients wait for them.
         troubles.extend(self.keep_slots(slot_addresses(view, pods)).await.err());
-        troubles.extend(self.keep_service().await.err());
+        // Routers are there before the Service leads to them, and until it no longer does.
+        troubles.extend(self.keep_routers(view, pods).await.err());
+        troubles.extend(self.keep_service(pods).await.err());
+        troubles.extend(self.end_routers().await.err());
         troubles.extend(self.keep_costs(view, pods).await.err().map(refusal));
         troubles.extend(self.keep_scale(view, pods).await.err());
         troubles.extend(self.find_bypass(pods).await.err().map(refusal));
@@ -244,9 +275,13 @@ impl Upkeep {
     }
 
     /// The pool's Service.
-    async fn keep_service(&mut self) -> Result<(), Trouble> {
+    async fn keep_service(&mut self, pods: &[PodFacts]) -> Result<(), Trouble> {
         self.owner.port = self.state.borrow().pool.as_ref().and_then(|pool| pool.spec.port);
-        let wanted = self.owner.service();
+        if self.service.is_none() {
+            self.service = self.find_service(&self.owner.key.name).await?;
+        }
+        let entrance = self.service.as_ref().map_or(Entrance::Anywhere, Entrance::of);
+        let wanted = self.owner.service(entrance.next(self.routers_wanted(), router::ready(pods)));
         if self.service.as_ref() != Some(&wanted) {
             self.apply_service(&wanted).await?;
             self.service = Some(wanted);
@@ -257,16 +292,77 @@ impl Upkeep {
     /// Applies a Service, unless somebody else has one of that name.
     async fn apply_service(&self, wanted: &Service) -> Result<(), Trouble> {
         let name = wanted.name_any();
-        let found = self.means.kube.ask("get", format!("the Service {name}"), self.services.get(&name)).await;
-        let foreign = if_there(found).map_err(refusal)?.is_some_and(|found| !self.owner.has(&found));
-        if foreign {
+        self.find_service(&name).await?;
+        self.apply(&self.services, &name, wanted).await.map_err(refusal)
+    }
+
+    async fn find_service(&self, name: &str) -> Result<Option<Service>, Trouble> {
+        let found = self.means.kube.ask("get", format!("the Service {name}"), self.services.get(name)).await;
+        let found = if_there(found).map_err(refusal)?;
+        if found.as_ref().is_some_and(|found| !self.owner.has(found)) {
             let sentence = format!(
                 "the Service {name} is somebody else's, and the pool's would have its name: let it lead to port 7480 of the \
                  pods, where their sidecars are, or rename or delete it"
             );
             return Err(("ServiceTaken", sentence));
         }
-        self.apply(&self.services, &name, wanted).await.map_err(refusal)
+        Ok(found)
+    }
+
+    fn routers_wanted(&self) -> u32 {
+        self.state.borrow().pool.as_ref().map_or(0, |pool| pool.spec.router.replicas)
+    }
+
+    /// The routers, if any are wanted, once there is a placement for them.
+    async fn keep_routers(&mut self, view: &PoolView, pods: &[PodFacts]) -> Result<(), Trouble> {
+        let (replicas, now) = (self.routers_wanted(), Instant::now());
+        let missing = router::missing(&self.owner.key.name, replicas, router::ready(pods));
+        if missing.is_none() {
+            self.routers_short = None;
+        }
+        let late = missing.filter(|_| now >= *self.routers_short.get_or_insert(now) + ROUTERS_PATIENCE);
+        if late.is_some() && now >= self.routers_again {
+            // Somebody may have deleted or changed it.
+            (self.routers, self.routers_again) = (Routers::Unknown, now + SERVICES_INTERVAL);
+        }
+        if replicas == 0 || view.epoch == 0 {
+            return Ok(());
+        }
+        let drain = self.state.borrow().pool.as_ref().map_or(Duration::ZERO, |pool| pool.spec.drain.timeout.0);
+        let wanted = Box::new(router::deployment(&self.owner, &self.means.sidecar, replicas, drain));
+        if !matches!(&self.routers, Routers::Written(written) if *written == wanted) {
+            let name = wanted.name_any();
+            if self.find_deployment(&name).await.map_err(refusal)?.is_some_and(|found| !self.owner.has(&found)) {
+                return Err(router::taken(&name));
+            }
+            self.apply(&self.deployments, &name, &*wanted).await.map_err(refusal)?;
+            self.apply(&self.budgets, &name, &router::budget(&self.owner)).await.map_err(refusal)?;
+            self.routers = Routers::Written(wanted);
+        }
+        late.map_or(Ok(()), Err)
+    }
+
+    /// Removes the routers when none are wanted, and the Service does not lead to them.
+    async fn end_routers(&mut self) -> Result<(), Trouble> {
+        let entered = self.service.as_ref().map(Entrance::of) == Some(Entrance::Routers);
+        if self.routers_wanted() > 0 || entered || self.routers == Routers::Absent {
+            return Ok(());
+        }
+        let (name, params) = (router::name_of(&self.owner.key.name), DeleteParams::default());
+        if self.find_deployment(&name).await.map_err(refusal)?.is_some_and(|found| self.owner.has(&found)) {
+            let object = || format!("the routers {name}");
+            let deleted = self.means.kube.ask("delete", object(), self.deployments.delete(&name, &params)).await;
+            if_there(deleted).map_err(refusal)?;
+            if_there(self.means.kube.ask("delete", object(), self.budgets.delete(&name, &params)).await)
+                .map_err(refusal)?;
+        }
+        self.routers = Routers::Absent;
+        Ok(())
+    }
+
+    async fn find_deployment(&self, name: &str) -> Result<Option<Deployment>, AskError> {
+        let object = format!("the Deployment {name}");
+        if_there(self.means.kube.ask("get", object, self.deployments.get(name)).await)
     }
 
     /// Each pod's deletion cost, so that a ReplicaSet takes the right one.

@@ -74,13 +74,26 @@ pub struct Sidecar {
     pub memory: String,
 }
 
+/// What a sidecar stands before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// The app, at this port of its pod.
+    App(u16),
+    /// Nothing: it is a router.
+    Nothing,
+}
+
 /// The pool whose sidecar a pod has.
 pub(super) fn pool_of(spec: &PodSpec) -> Option<&str> {
     let volume = spec.volumes.iter().flatten().find(|volume| volume.name == PLACEMENT_VOLUME)?;
     volume.config_map.as_ref()?.name.strip_suffix(PLACEMENT_SUFFIX)
 }
 
-pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, app: u16, resources: Option<Resources>) -> Container {
+pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resources: Option<Resources>) -> Container {
+    let behind = match behind {
+        Behind::App(port) => variable("WSPOOL_UPSTREAM", format!("$(POD_IP):{port}")),
+        Behind::Nothing => variable("WSPOOL_ROLE", "router"),
+    };
     Container {
         name: SIDECAR.to_owned(),
         image: Some(sidecar.image.clone()),
@@ -90,7 +103,7 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, app: u16, resources: 
             downward("WSPOOL_POD_UID", "metadata.uid"),
             variable("WSPOOL_LISTEN", format!("0.0.0.0:{}", port::CLIENTS)),
             variable("WSPOOL_ADVERTISE", format!("$(POD_IP):{}", port::CLIENTS)),
-            variable("WSPOOL_UPSTREAM", format!("$(POD_IP):{app}")),
+            behind,
             variable("WSPOOL_CONTROL", format!("0.0.0.0:{}", port::CONTROL)),
             variable("WSPOOL_CONTROL_KEYS", format!("{PLACEMENT}/control.pem")),
             variable("WSPOOL_PEER_KEYS", format!("{PEERS}/keys")),

@@ -116,9 +116,6 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     faults.limits(&spec.limits);
     let gateway = spec.gateway.as_ref().map(|gateway| faults.gateway(gateway));
     faults.within("spec.router.replicas", spec.router.replicas, 0, MAX_REPLICAS);
-    if spec.router.replicas > 0 {
-        faults.unbuilt("spec.router.replicas", spec.router.replicas, "write 0, and `role: router` in the members file");
-    }
     if let Some(autoscaling) = &spec.autoscaling {
         faults.unbuilt("spec.autoscaling", "an autoscaler", "leave it out");
         faults.autoscaling(autoscaling);
@@ -488,7 +485,6 @@ mod tests {
   notice: {closeCode: 1006}
   drain: {timeout: 0s}
   gateway: {path: /gateway, url: 'wss://s{slot}/'}
-  router: {replicas: 1}
   autoscaling: {minReplicas: 1, maxReplicas: 2, connectionsPerPod: 1000}
   redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}";
         insta::assert_snapshot!(faults(spec).join("\n"));

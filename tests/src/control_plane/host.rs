@@ -36,6 +36,8 @@ const CLIENTS: u16 = 7480;
 const METRICS: u16 = 7483;
 /// The label of pods that are run here.
 const POOL_LABEL: &str = "wspool.dev/pool";
+/// The label of those among them that have no app.
+const ROLE_LABEL: &str = "wspool.dev/role";
 const SIDECAR: &str = "wspool-sidecar";
 
 /// The host of one namespace's pods. Their processes end when it is dropped.
@@ -257,14 +259,18 @@ impl Work {
             return;
         };
         let name = pod.name_any();
-        let app = App::start_at((ip, APP_PORT).into(), &name, &self.book).await;
+        let app = match is_router(&pod) {
+            true => None,
+            false => Some(App::start_at((ip, APP_PORT).into(), &name, &self.book).await),
+        };
         let injected = self.injected(&pod, ip, &folder).await;
         if let Some(running) = lock(&self.pods).get_mut(&uid) {
-            (running.app, running.arguments) = (Some(app), injected);
+            (running.app, running.arguments) = (app, injected);
             running.start_sidecar();
         }
         until("the pod's sidecar is ready", async || {
-            self.http.send(Method::GET, (ip, METRICS).into(), "/readyz", "").await.map(drop)
+            let answer = self.http.send(Method::GET, (ip, METRICS).into(), "/readyz", "").await?;
+            if answer.status.is_success() { Ok(()) } else { Err(answer.status.to_string()) }
         })
         .await;
         self.kubelet.ready(&pod, ip).await;
@@ -381,10 +387,14 @@ fn begin(pod: &Pod, ip: Ipv4Addr) -> Running {
     }
 }
 
-/// The injected container; a pod that got in without it is not run.
+/// The sidecar's container, which is a router's only one; a pod that got in without it is not run.
 fn sidecar_of(pod: &Pod) -> Option<&Container> {
-    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
-    containers.iter().find(|container| container.name == SIDECAR)
+    let spec = pod.spec.as_ref()?;
+    spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == SIDECAR)
+}
+
+fn is_router(pod: &Pod) -> bool {
+    pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "router")
 }
 
 /// A path of the pod, in its folder.

@@ -218,6 +218,54 @@ impl Drop for SlotDirectory {
     }
 }
 
+/// Where a Service leads, as a node knows it.
+pub struct ServiceDirectory {
+    known: Arc<Mutex<Vec<SocketAddr>>>,
+    task: JoinHandle<()>,
+}
+
+impl ServiceDirectory {
+    /// Follows the EndpointSlices of a Service, by their ready endpoints.
+    pub fn follow(namespace: &Namespace, service: &str) -> Self {
+        let slices = namespace.api::<EndpointSlice>();
+        let known = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&known);
+        let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+        let task = tokio::spawn(async move {
+            loop {
+                if let Ok(list) = slices.list(&of_service).await {
+                    let endpoints = list.items.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+                    let ready = endpoints.filter(|endpoint| {
+                        endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready == Some(true))
+                    });
+                    let places = ready.flat_map(|endpoint| &endpoint.addresses);
+                    let places = places.map(|ip| SocketAddr::new(ip.parse().expect("an address"), CLIENTS));
+                    *written.lock().unwrap_or_else(PoisonError::into_inner) = places.collect();
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        Self { known, task }
+    }
+
+    /// Where it leads now.
+    pub fn places(&self) -> Vec<SocketAddr> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, for clients that look it up each time.
+    pub fn entries(&self) -> impl Fn(&str) -> Vec<SocketAddr> + Clone + Send + use<> {
+        let known = Arc::clone(&self.known);
+        move |_| known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for ServiceDirectory {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 fn read(slices: &[EndpointSlice]) -> Known {
     let mut places = BTreeMap::new();
     let slots = slices.iter().filter_map(|slice| {
