@@ -93,6 +93,7 @@ impl Fleet {
             upstream: Some((ip, APP).into()),
             control: Some((ip, port::CONTROL).into()),
             control_keys: Some(self.keys.control.clone()),
+            jwks: None,
             peer_keys: Some(self.keys.peers.clone()),
             metrics: None,
             settings: Settings::default(),

@@ -10,6 +10,7 @@
 //! | its readiness probe on `/readyz` | a draining pod leaves the Service |
 //! | the volumes `wspool-bin`, `wspool-state` | in memory: a disk-backed `emptyDir` keeps the cluster autoscaler from removing a node |
 //! | the volumes `wspool-placement`, `wspool-peers` | the ConfigMap `<pool>-placement` (`placement.json.gz`, and `control.pem`: no secret, and renewed with the operator's key) and the Secret `<pool>-peers` (`keys`: made once, and read by nobody else), if they are there |
+//! | the volume `wspool-jwks` | the Secret `<pool>-jwks`, which a user makes for `key.jwt`, if it is there |
 //! | `preStop` on the app's container, and the binary at [`BIN`] in it | it holds the app until its sidecar has moved everything, then does what the hook before it did |
 //! | `terminationGracePeriodSeconds`: the drain timeout on top of what was there | the app keeps all the time that it had |
 //!

@@ -13,12 +13,13 @@ use std::path::PathBuf;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use ring::duration::GoDuration;
-use ring::settings::{self, Drain, Limits, Missing, Notice, OwnerUnreachable, Unit};
+use ring::settings::{self, Drain, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::{CheckedPool, Faults};
 pub use rate::{PerMinute, Rate};
+pub(crate) use rules::JWKS_SUFFIX;
 pub use schema::crd;
 
 /// What the pool is made of, and how its connections are placed and moved.
@@ -125,50 +126,6 @@ pub struct Target {
     pub name: String,
 }
 
-/// Where a connection's key is read from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct KeySpec {
-    /// The sources in order, 1 to 8: the first that yields a value wins.
-    #[schemars(length(max = 8))]
-    pub from: Vec<KeySource>,
-    /// What happens to a handshake that yields no key. Spread: it stays where it entered. Reject: it is refused with 400.
-    pub missing: Missing,
-    /// What a key proves. Routing: nothing, it places connections only. Verified: who the client is, its token was
-    /// checked. AppAsserted: who the client is, the app has confirmed it in the header wspool-key of its 101.
-    pub trust: Trust,
-}
-
-/// One place in a handshake that a key may stand in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum KeySource {
-    /// The name of a parameter of the query string.
-    Query(#[schemars(length(max = 256))] String),
-    /// The name of a header.
-    Header(#[schemars(length(max = 256))] String),
-    /// The name of a cookie.
-    Cookie(#[schemars(length(max = 256))] String),
-    /// A template of the path: /rooms/{key}. One segment is the key; * stands for any one segment.
-    Path(#[schemars(length(max = 256))] String),
-    /// The prefix of a subprotocol, the rest of which is the key.
-    Subprotocol(#[schemars(length(max = 256))] String),
-    /// The name of a claim in the client's JSON web token.
-    Jwt(#[schemars(length(max = 256))] String),
-}
-
-/// What a key proves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Trust {
-    /// Nothing: it places connections only.
-    #[default]
-    Routing,
-    /// Who the client is: its token was checked.
-    Verified,
-    /// Who the client is: the app has confirmed it.
-    AppAsserted,
-}
-
 /// How connections are spread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Strategy {
@@ -217,18 +174,6 @@ pub enum SeedSource {
     File(#[schemars(with = "String", length(max = 4096))] PathBuf),
     /// A key of a Secret.
     SecretKeyRef(SecretKey),
-}
-
-/// A key of a Secret in the pool's namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct SecretKey {
-    /// The Secret's name.
-    #[schemars(length(max = 253))]
-    pub name: String,
-    /// The key in the Secret.
-    #[schemars(length(max = 253))]
-    pub key: String,
 }
 
 /// How connections are moved.

@@ -239,7 +239,10 @@ volumes:
     let before = pod_spec(&template(spec));
     let after = pod_spec(&injected(&template(spec)));
     assert_eq!(names(&after["initContainers"]), ["mesh-init", "mesh-proxy", "wspool-sidecar"]);
-    assert_eq!(names(&after["volumes"]), ["data", "wspool-bin", "wspool-state", "wspool-placement", "wspool-peers"]);
+    assert_eq!(
+        names(&after["volumes"]),
+        ["data", "wspool-bin", "wspool-state", "wspool-placement", "wspool-peers", "wspool-jwks"]
+    );
     assert_eq!(after["initContainers"][1], before["initContainers"][1]);
     assert_eq!(after["containers"][1], before["containers"][1]);
     let app = &after["containers"][0];

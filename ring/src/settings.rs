@@ -1,8 +1,12 @@
 //! What a pool's spec tells its sidecars. It travels in the placement, so that all of them change together.
 
+pub mod jwt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::duration::GoDuration;
+
+pub use jwt::{Jwt, Mounted, SecretKey, SigningAlgorithm, TokenSource};
 
 /// The settings of a pool, as its sidecars use them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,13 +87,18 @@ impl Default for Rate {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct KeySpec {
-    /// The sources in order: the first that yields a value wins.
+    /// The sources in order, 1 to 8: the first that yields a value wins.
     #[cfg_attr(feature = "schema", schemars(length(max = 8)))]
     pub from: Vec<KeySource>,
-    /// What happens to a handshake that yields no key.
+    /// What happens to a handshake that yields no key. Spread: it stays where it entered. Reject: it is refused with 400,
+    /// or with 401 where all sources are jwt.
     pub missing: Missing,
-    /// What a key proves.
+    /// What a key proves. Routing: nothing, it places connections only. Verified: who the client is, its token was
+    /// checked. AppAsserted: who the client is, the app has confirmed it in the header wspool-key of its 101.
     pub trust: Trust,
+    /// How the client's JSON web token is found and checked, for the sources jwt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Jwt>,
 }
 
 /// One place in a handshake that a key may stand in.
@@ -97,14 +106,18 @@ pub struct KeySpec {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum KeySource {
-    /// A parameter of the query string, percent-decoded.
-    Query(String),
-    /// A header's value.
-    Header(String),
-    /// A cookie's value.
-    Cookie(String),
-    /// A template of the path: `/rooms/{key}`. One segment is the key; `*` stands for any one segment.
-    Path(String),
+    /// The name of a parameter of the query string.
+    Query(#[cfg_attr(feature = "schema", schemars(length(max = 256)))] String),
+    /// The name of a header.
+    Header(#[cfg_attr(feature = "schema", schemars(length(max = 256)))] String),
+    /// The name of a cookie.
+    Cookie(#[cfg_attr(feature = "schema", schemars(length(max = 256)))] String),
+    /// A template of the path: /rooms/{key}. One segment is the key; * stands for any one segment.
+    Path(#[cfg_attr(feature = "schema", schemars(length(max = 256)))] String),
+    /// The prefix of a subprotocol, the rest of which is the key.
+    Subprotocol(#[cfg_attr(feature = "schema", schemars(length(max = 256)))] String),
+    /// The name of a claim in the client's JSON web token, which is checked as key.jwt says.
+    Jwt(#[cfg_attr(feature = "schema", schemars(length(max = 256)))] String),
 }
 
 /// What happens to a handshake that yields no key.
@@ -114,7 +127,7 @@ pub enum Missing {
     /// It stays where it entered.
     #[default]
     Spread,
-    /// It is refused with 400.
+    /// It is refused with 400, or with 401 where only a token could have had it.
     Reject,
 }
 
@@ -125,6 +138,10 @@ pub enum Trust {
     /// Nothing: it places connections only.
     #[default]
     Routing,
+    /// Who the client is: its token was checked.
+    Verified,
+    /// Who the client is: the app has confirmed it.
+    AppAsserted,
 }
 
 /// What moves at once.

@@ -27,12 +27,14 @@ pub mod header {
     pub const TARGET: &str = "wspool-target";
     /// The UID of the sidecar that asks.
     pub const FROM: &str = "wspool-from";
-    /// The key, percent-encoded.
+    /// The key, percent-encoded. In an app's 101 it is the key that the app confirms.
     pub const KEY: &str = "wspool-key";
     /// Between sidecars the sender's epoch; to the app the fencing token, `term.epoch`.
     pub const EPOCH: &str = "wspool-epoch";
     /// Present when the sender could not reach the owner.
     pub const FALLBACK: &str = "wspool-fallback";
+    /// Present when the sender has checked the token that the key is from; covered by [`AUTH`].
+    pub const VERIFIED: &str = "wspool-verified";
     /// Proof that a peer sent the request: `time.nonce.mac`, see the sidecar's `auth::peer`.
     pub const AUTH: &str = "wspool-auth";
     /// SHA-256 of a request's body between sidecars, in hexadecimal; covered by [`AUTH`].
@@ -159,6 +161,8 @@ pub struct Report {
     pub drain_seconds_left: Option<u64>,
     /// Connections whose app is here.
     pub connections: u64,
+    /// Of these, the ones whose key proves who the client is.
+    pub trusted: u64,
     /// Connections tunnelled to another sidecar.
     pub transit: u64,
     /// Held keys whose owner is elsewhere.

@@ -77,3 +77,50 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         assert!(error.contains(right), "{error}");
     }
 }
+
+#[test]
+fn tokens_have_defaults_and_a_pool_without_them_does_not_name_them() {
+    let settings = read(json!({"key": {"from": [{"jwt": "sub"}], "jwt": {"issuer": "a", "jwksUri": "https://a"}}}));
+    let settings = settings.expect("it reads");
+    let jwt = settings.key.jwt.as_ref().expect("it");
+    assert_eq!(jwt.faults(), []);
+    let written = serde_json::to_value(jwt).expect("JSON");
+    assert_eq!(
+        written,
+        json!({
+            "issuer": "a", "algorithms": ["RS256", "ES256", "EdDSA"], "leeway": "30s", "jwksUri": "https://a",
+            "token": [{"header": "Authorization"}, {"query": "access_token"}],
+        })
+    );
+    let without = serde_json::to_value(Settings::default()).expect("JSON");
+    assert_eq!(without["key"].get("jwt"), None, "an older sidecar reads a pool that does not use it");
+}
+
+#[test]
+fn an_address_of_keys_is_one_where_nobody_on_the_way_can_change_them() {
+    let faults = |uri: &str| {
+        let settings = read(json!({"key": {"jwt": {"issuer": "a", "jwksUri": uri}}})).expect("it reads");
+        settings.key.jwt.expect("it").faults()
+    };
+    for good in ["https://a", "https://a:8443/b?c=d", "http://127.0.0.1:80/", "http://localhost", "http://[::1]:1/a"] {
+        assert_eq!(faults(good), [], "{good}");
+    }
+    for bad in [
+        "",
+        "a",
+        "ftp://a",
+        "https://",
+        "https:///a",
+        "https://a@b/",
+        "https://a b/",
+        "http://a",
+        "http://127.0.0.1.a/",
+        "http://127.0.0.1@a/",
+        "http://10.0.0.1/",
+        "http://localhost.a:80",
+        "HTTP://127.0.0.1",
+    ] {
+        let faults = faults(bad);
+        assert_eq!(faults.iter().map(|fault| fault.field.as_str()).collect::<Vec<_>>(), [".jwksUri"], "{bad}");
+    }
+}

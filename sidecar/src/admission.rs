@@ -39,6 +39,7 @@ pub struct Place {
     sidecar: Arc<Sidecar>,
     /// `None` for a connection without a key, and once registered.
     seat: Option<Seat>,
+    trusted: bool,
 }
 
 /// Why a handshake was refused.
@@ -94,16 +95,29 @@ impl Refusal {
 impl Place {
     /// A place for a connection without a key.
     pub fn keyless(sidecar: &Arc<Sidecar>) -> Self {
-        Self { sidecar: Arc::clone(sidecar), seat: None }
+        Self::of(sidecar, None)
+    }
+
+    fn of(sidecar: &Arc<Sidecar>, seat: Option<Seat>) -> Self {
+        Self { sidecar: Arc::clone(sidecar), seat, trusted: false }
+    }
+
+    /// The same place, for a connection whose key proves who the client is, or does not.
+    #[must_use]
+    pub fn trusted(mut self, trusted: bool) -> Self {
+        self.trusted = trusted;
+        self
     }
 
     /// The app has accepted: the connection is held from now on.
     pub fn register(mut self, link: Arc<Link>) -> ConnectionId {
         let mut registry = self.sidecar.registry();
-        match self.seat.take() {
-            Some(seat) => registry.register(&seat, link),
-            None => registry.register_keyless(link),
+        let Some(seat) = self.seat.take() else { return registry.register_keyless(link) };
+        let id = registry.register(&seat, link);
+        if self.trusted {
+            registry.trust(id);
         }
+        id
     }
 }
 
@@ -146,7 +160,7 @@ pub async fn admit(sidecar: &Arc<Sidecar>, key: &str, arrival: Arrival) -> Decis
         };
         let previous = match admission {
             Admission::Seated(seat) => {
-                return Decision::Here(Place { sidecar: Arc::clone(sidecar), seat: Some(seat) });
+                return Decision::Here(Place::of(sidecar, Some(seat)));
             }
             Admission::Redirect(owner) => return Decision::There(owner),
             Admission::Nobody | Admission::Unplaced => return Decision::Refused(Refusal::NoHolder),

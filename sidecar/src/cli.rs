@@ -49,6 +49,9 @@ pub struct Args {
     /// Without them a peer is believed by its address.
     #[arg(long, env = "WSPOOL_PEER_KEYS", value_name = "FILE")]
     pub peer_keys: Option<PathBuf>,
+    /// The folder of the Secret in which key.jwt of a pool names keys (jwksFrom, caFrom).
+    #[arg(long, env = "WSPOOL_JWKS", value_name = "DIR")]
+    pub jwks: Option<PathBuf>,
     /// Metrics and health. Without it there is no such port.
     #[arg(long, env = "WSPOOL_METRICS", value_name = "HOST:PORT")]
     pub metrics: Option<String>,
@@ -101,6 +104,8 @@ pub struct Config {
     pub control_keys: Option<PathBuf>,
     /// The pool's secrets.
     pub peer_keys: Option<PathBuf>,
+    /// Where the Secret is with the keys of tokens.
+    pub jwks: Option<PathBuf>,
     /// The metrics port.
     pub metrics: Option<SocketAddr>,
     /// In force until a placement arrives.
@@ -210,6 +215,7 @@ impl Args {
             control,
             control_keys: self.control_keys,
             peer_keys: self.peer_keys,
+            jwks: self.jwks,
             metrics,
             settings,
             placement: self.placement,

@@ -24,7 +24,8 @@ use ring::SlotId;
 use ring::settings::{Gateway, KeySource, Settings};
 use serde::Serialize;
 
-use crate::key::{self, KeyInput};
+use crate::identity;
+use crate::key::{KeyError, KeyInput};
 use crate::sidecar::Sidecar;
 use crate::view::View;
 
@@ -124,8 +125,18 @@ async fn look_up<B>(
         retry_after(&mut response, wait.as_secs() + 1);
         return response;
     }
-    let key = match key::key_of(question, &settings.key) {
+    let key = match identity::read(sidecar, &settings.key, question).await {
         Ok(key) => key,
+        // As its handshake would be answered.
+        Err(KeyError::Token(error)) => {
+            sidecar.metrics.token_refused(error.label());
+            let mut response = sentence(error.status(), &error.to_string());
+            let (name, value) = error.header();
+            if let Ok(value) = HeaderValue::try_from(value) {
+                response.headers_mut().insert(name, value);
+            }
+            return response;
+        }
         Err(error) => {
             sidecar.metrics.bad_request(error.label());
             return sentence(StatusCode::BAD_REQUEST, &error.to_string());

@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use http::Request;
 use percent_encoding::percent_decode;
+use ring::settings::jwt::JwtFault;
 use ring::settings::{KeySource, KeySpec};
 
 use crate::head::RequestHead;
+use crate::token::TokenError;
 
 /// The longest key, in bytes.
 pub const KEY_MAX: usize = 1024;
@@ -61,6 +63,9 @@ pub enum KeyError {
     /// It is longer than [`KEY_MAX`].
     #[error("the key in this request is longer than {KEY_MAX} bytes")]
     TooLong,
+    /// It is a claim of a token that proves nothing.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 impl KeyError {
@@ -70,6 +75,7 @@ impl KeyError {
             Self::NotUtf8 => "key_not_utf8",
             Self::Control => "key_control",
             Self::TooLong => "key_too_long",
+            Self::Token(error) => error.label(),
         }
     }
 }
@@ -94,6 +100,15 @@ pub enum SpecError {
         kind: &'static str,
         /// The name.
         name: String,
+    },
+    /// A token cannot be checked as it says.
+    #[error("key.jwt{}: {} {}", .0.field, .0.value, .0.want)]
+    Jwt(JwtFault),
+    /// A claim is the key, and nothing says how its token is checked.
+    #[error("key.from[{index}]: a claim needs key.jwt, which says how its token is checked")]
+    NoJwt {
+        /// The source's place in the list.
+        index: usize,
     },
     /// A path template that does not begin with a slash.
     #[error("key.from[{index}]: the path {path:?} does not begin with a slash, as in /rooms/{{key}}")]
@@ -124,6 +139,9 @@ pub fn check(spec: &KeySpec) -> Result<(), SpecError> {
             KeySource::Query(name) => ("query parameter", name),
             KeySource::Header(name) => ("header", name),
             KeySource::Cookie(name) => ("cookie", name),
+            KeySource::Subprotocol(prefix) => ("subprotocol", prefix),
+            KeySource::Jwt(_) if spec.jwt.is_none() => return Err(SpecError::NoJwt { index }),
+            KeySource::Jwt(claim) => ("claim", claim),
             KeySource::Path(path) => {
                 check_path(index, path)?;
                 continue;
@@ -133,11 +151,14 @@ pub fn check(spec: &KeySpec) -> Result<(), SpecError> {
             return Err(SpecError::EmptyName { index, kind });
         }
         let token = http::HeaderName::from_bytes(name.as_bytes()).is_ok();
-        if !token && !matches!(source, KeySource::Query(_)) {
+        if !token && !matches!(source, KeySource::Query(_) | KeySource::Jwt(_)) {
             return Err(SpecError::BadName { index, kind, name: name.clone() });
         }
     }
-    Ok(())
+    match spec.jwt.as_ref().and_then(|jwt| jwt.faults().into_iter().next()) {
+        Some(fault) => Err(SpecError::Jwt(fault)),
+        None => Ok(()),
+    }
 }
 
 fn check_path(index: usize, path: &str) -> Result<(), SpecError> {
@@ -148,14 +169,21 @@ fn check_path(index: usize, path: &str) -> Result<(), SpecError> {
     if count == 1 { Ok(()) } else { Err(SpecError::KeySegments { index, path: path.to_owned(), count }) }
 }
 
-/// Reads the key of a request: the sources in order, the first that yields a value that is not empty wins.
-pub fn key_of(request: &impl KeyInput, spec: &KeySpec) -> Result<Option<String>, KeyError> {
+/// Reads the key of a request: the sources in order, the first that yields a value that is not empty wins. `claim` reads a
+/// claim of the request's token, which it has checked.
+pub fn key_of(
+    request: &impl KeyInput,
+    spec: &KeySpec,
+    claim: impl Fn(&str) -> Result<Option<String>, TokenError>,
+) -> Result<Option<String>, KeyError> {
     for source in &spec.from {
         let value = match source {
-            KeySource::Query(name) => request.query().and_then(|query| from_query(query, name)),
+            KeySource::Query(name) => query(request, name),
             KeySource::Header(name) => request.values(name).next().map(Cow::Borrowed),
-            KeySource::Cookie(name) => request.values("cookie").find_map(|line| from_cookies(line, name)),
+            KeySource::Cookie(name) => cookie(request, name),
             KeySource::Path(template) => from_path(request.path(), template),
+            KeySource::Subprotocol(prefix) => subprotocol(request, prefix).map(|rest| percent_decode(rest).into()),
+            KeySource::Jwt(name) => claim(name)?.map(|value| Cow::Owned(value.into_bytes())),
         };
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             return checked(value).map(Some);
@@ -170,6 +198,22 @@ fn checked(value: Cow<'_, [u8]>) -> Result<String, KeyError> {
     }
     let key = String::from_utf8(value.into_owned()).map_err(|_| KeyError::NotUtf8)?;
     if key.chars().any(char::is_control) { Err(KeyError::Control) } else { Ok(key) }
+}
+
+/// A parameter of the query string.
+pub(crate) fn query<'a>(request: &'a impl KeyInput, name: &str) -> Option<Cow<'a, [u8]>> {
+    request.query().and_then(|query| from_query(query, name))
+}
+
+/// A cookie.
+pub(crate) fn cookie<'a>(request: &'a impl KeyInput, name: &str) -> Option<Cow<'a, [u8]>> {
+    request.values("cookie").find_map(|line| from_cookies(line, name))
+}
+
+/// What stands behind the prefix in the first subprotocol that has it.
+pub(crate) fn subprotocol<'a>(request: &'a impl KeyInput, prefix: &str) -> Option<&'a [u8]> {
+    let offered = request.values("sec-websocket-protocol").flat_map(|line| line.split(|byte| *byte == b','));
+    offered.map(<[u8]>::trim_ascii).find_map(|protocol| protocol.strip_prefix(prefix.as_bytes()))
 }
 
 /// The first parameter of that name, as HTML forms encode it.

@@ -18,6 +18,7 @@
 //! | [`process`], [`sidecar`] | threads, ports and signals; what everything in the process shares |
 //! | [`server`], [`upgrade`], [`plain`] | the client port: connections, WebSocket handshakes, everything else |
 //! | [`head`], [`key`], [`response`], [`origin`] | what is read off requests and answers |
+//! | [`identity`], [`token`], [`jwks`] | who a client is: its key, its token, the keys that check tokens |
 //! | [`admission`], [`registry`], [`view`] | whose a key is, and who holds it |
 //! | [`gateway`] | where a client should connect, told before it does |
 //! | [`relay`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
@@ -41,7 +42,9 @@ pub mod gateway;
 pub mod grants;
 pub mod handshakes;
 pub mod head;
+pub mod identity;
 pub mod idle;
+pub mod jwks;
 pub mod key;
 pub mod metrics;
 pub mod origin;
@@ -56,5 +59,6 @@ pub mod response;
 pub mod revival;
 pub mod server;
 pub mod sidecar;
+pub mod token;
 pub mod upgrade;
 pub mod view;

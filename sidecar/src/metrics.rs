@@ -44,6 +44,10 @@ pub struct Metrics {
     /// Bytes that apps wrote after a client had been told to go.
     pub discarded: Counter,
     evictions: Family<Outcome, Counter>,
+    tokens_refused: Family<Reason, Counter>,
+    jwks_fetches: Family<ResultLabel, Counter>,
+    assertions: Family<ResultLabel, Counter>,
+    trusted: Gauge,
     /// Accepts that failed, for want of file descriptors for example.
     pub accept_errors: Counter,
     connections: Family<Kind, Gauge>,
@@ -58,6 +62,11 @@ pub struct Metrics {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -135,6 +144,10 @@ impl Default for Metrics {
             false_peers: register!("false_peers", "Requests wrongly posing as a peer's", Counter::default()),
             discarded,
             evictions: register!("evictions", "Evictions that ended, by outcome", Family::default()),
+            tokens_refused: register!("tokens_refused", "Handshakes refused for their token", Family::default()),
+            jwks_fetches: register!("jwks_fetches", "Fetches of the keys of tokens, by result", Family::default()),
+            assertions: register!("key_assertions", "What apps said of keys in their 101s", Family::default()),
+            trusted: register!("trusted_connections", "Connections whose key proves who it is", Gauge::default()),
             accept_errors: register!("accept_errors", "Accepts that failed", Counter::default()),
             connections: register!("connections", "Connections now", Family::default()),
             moved: register!("moved_connections", "Connections whose owner is elsewhere", Gauge::default()),
@@ -172,6 +185,21 @@ impl Metrics {
         self.gateway.get_or_create(&Reason { reason }).inc();
     }
 
+    /// We refused a handshake for its token.
+    pub fn token_refused(&self, reason: &'static str) {
+        self.tokens_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// The keys of tokens were fetched, or not.
+    pub fn jwks_fetched(&self, result: &'static str) {
+        self.jwks_fetches.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// An app was to confirm a key.
+    pub fn asserted(&self, result: &'static str) {
+        self.assertions.get_or_create(&ResultLabel { result }).inc();
+    }
+
     /// A placement was offered.
     pub fn placement(&self, result: PlacementResult) {
         self.placements.get_or_create(&PlacementLabel { result }).inc();
@@ -204,6 +232,7 @@ impl Metrics {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.connections.get_or_create(&Kind { kind: "held" }).set(gauge(report.connections));
         self.connections.get_or_create(&Kind { kind: "transit" }).set(gauge(report.transit));
+        self.trusted.set(gauge(report.trusted));
         self.moved.set(gauge(report.moved));
         self.leaving.set(gauge(report.in_flight));
         self.epoch.set(gauge(report.version.epoch));

@@ -20,6 +20,8 @@ pub enum Origin {
     Peer {
         /// The key it read; none if the pool reads none from this request.
         key: Option<String>,
+        /// Whether it has checked the token that the key is from.
+        verified: bool,
         /// Whether it could not reach the owner.
         arrival: Arrival,
     },
@@ -65,7 +67,7 @@ pub fn origin<'a>(
     }
     let key = get(header::KEY).and_then(|key| percent_decode(key).decode_utf8().ok()).map(Into::into);
     let arrival = if get(header::FALLBACK).is_some() { Arrival::Fallback } else { Arrival::Owner };
-    Origin::Peer { key, arrival }
+    Origin::Peer { key, verified: get(header::VERIFIED).is_some(), arrival }
 }
 
 /// Without a secret a peer is believed when it comes from an address at which the placement puts a sidecar of this pool.
@@ -75,12 +77,23 @@ fn comes_from_pool(view: &View, remote: IpAddr) -> bool {
     view.peers().into_iter().filter_map(host).any(|ip| ip == remote)
 }
 
+/// What a peer is told of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The key that was read.
+    pub key: Option<&'a str>,
+    /// Whether the token that it is from was checked.
+    pub verified: bool,
+    /// Whether the owner could not be reached.
+    pub arrival: Arrival,
+}
+
 /// The headers that tell a peer what this sidecar has read, with the proof that it was this sidecar.
 pub fn headers_for(
     sidecar: &Sidecar,
     view: &View,
     peer: &Peer,
-    (key, arrival): (Option<&str>, Arrival),
+    known: Known<'_>,
     (method, target): (&str, &str),
 ) -> Vec<(&'static str, String)> {
     let mut headers = vec![
@@ -88,10 +101,13 @@ pub fn headers_for(
         (header::TARGET, peer.uid.clone()),
         (header::EPOCH, view.version().epoch.to_string()),
     ];
-    if let Some(key) = key {
+    if let Some(key) = known.key {
         headers.push((header::KEY, utf8_percent_encode(key, NON_ALPHANUMERIC).to_string()));
     }
-    if arrival == Arrival::Fallback {
+    if known.verified {
+        headers.push((header::VERIFIED, "1".into()));
+    }
+    if known.arrival == Arrival::Fallback {
         headers.push((header::FALLBACK, "1".into()));
     }
     if let Some(auth) = &sidecar.peer_auth {

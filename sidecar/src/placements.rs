@@ -81,6 +81,7 @@ pub fn accept(sidecar: &Sidecar, placement: Placement) -> Result<(), Refused> {
     if outcome? {
         sidecar.peers.forgive_all();
         sidecar.evictions.notify_one();
+        sidecar.jwks.wake();
         keep(sidecar);
     }
     Ok(())

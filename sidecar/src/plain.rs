@@ -29,8 +29,9 @@ use crate::admission::{self, Decision, Refusal};
 use crate::auth::sha256;
 use crate::gateway;
 use crate::head::RequestHead;
-use crate::key;
-use crate::origin::{self, Origin};
+use crate::identity;
+use crate::key::KeyError;
+use crate::origin::{self, Known, Origin};
 use crate::peers::{BETWEEN_SIDECARS, CLAIMS, DRAINING, WHEREABOUTS};
 use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
@@ -124,7 +125,7 @@ async fn answer(
     let get = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
     let (key, arrival, from_peer) = match origin::origin(&sidecar, &view, asked, get) {
         Origin::Misdirected => return text(StatusCode::MISDIRECTED_REQUEST, "this is another sidecar"),
-        Origin::Peer { key, arrival } => match request.uri().path() {
+        Origin::Peer { key, arrival, .. } => match request.uri().path() {
             CLAIMS => return answer_claim(&sidecar, request).await,
             DRAINING => return answer_draining(&sidecar, request).await,
             WHEREABOUTS => return answer_whereabouts(&sidecar, request).await,
@@ -135,8 +136,10 @@ async fn answer(
         Origin::Client if gateway::asks(view.settings(), request.uri().path()) => {
             return gateway::answer(&sidecar, &view, remote.ip(), &request).await.map(Either::Right);
         }
-        Origin::Client => match key::key_of(&request, &view.settings().key) {
+        Origin::Client => match identity::read(&sidecar, &view.settings().key, &request).await {
             Ok(key) => (key, Arrival::Owner, false),
+            // The app judges it, as it would without us: what renews a token comes with one that has expired.
+            Err(KeyError::Token(_)) => (None, Arrival::Owner, false),
             Err(error) => {
                 sidecar.metrics.bad_request(error.label());
                 return text(StatusCode::BAD_REQUEST, &error.to_string());
@@ -243,7 +246,8 @@ async fn forward(
         Decision::There(owner) => {
             let owner = reachable(sidecar, view, owner, key);
             let asked = (request.method().as_str(), path_and_query(request.uri()));
-            let ours = origin::headers_for(sidecar, view, &owner, (key, arrival), asked);
+            let known = Known { key, verified: false, arrival };
+            let ours = origin::headers_for(sidecar, view, &owner, known, asked);
             (owner.address, ours, None)
         }
         Decision::Refused(refusal) => return refuse(sidecar, refusal),

@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, LocalSet};
 use crate::cli::{Config, ConfigError};
 use crate::metrics::Metrics;
 use crate::sidecar::Sidecar;
-use crate::{control, evictor, idle, placements, prestop, revival, server};
+use crate::{control, evictor, idle, jwks, placements, prestop, revival, server};
 
 /// The backlog of the client port: a storm of reconnecting clients waits here rather than being refused.
 const BACKLOG: i32 = 4096;
@@ -78,6 +78,7 @@ pub fn run(config: Config) -> Result<(), Error> {
             }
         }
         tasks.spawn(evictor::run(Arc::clone(&sidecar), stopped.clone()));
+        tasks.spawn(jwks::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(idle::run(Arc::clone(&sidecar), stopped.clone()));
         if let Some(app) = sidecar.config.upstream {
             tasks.spawn(revival::run(Arc::clone(&sidecar), app, stopped.clone()));

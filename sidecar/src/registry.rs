@@ -46,6 +46,7 @@ pub struct Registry {
     loose: HashSet<KeyId>,
     connections: Slab<Connection>,
     held: u64,
+    trusted: u64,
     transit: u64,
     leaving: u64,
     /// Of those leaving, the ones with a key whose client has not been told yet.
@@ -67,6 +68,8 @@ struct Connection {
     link: Arc<Link>,
     kind: Kind,
     leaving: Option<Leaving>,
+    /// Whether its key proves who the client is.
+    trusted: bool,
 }
 
 /// What a connection is to this sidecar.
@@ -131,6 +134,7 @@ impl Registry {
             loose: HashSet::new(),
             connections: Slab::new(),
             held: 0,
+            trusted: 0,
             transit: 0,
             leaving: 0,
             undecided: 0,
@@ -254,7 +258,7 @@ impl Registry {
 
     /// The app has accepted the handshake of a seat.
     pub fn register(&mut self, seat: &Seat, link: Arc<Link>) -> ConnectionId {
-        let id = self.connections.insert(Connection { link, kind: Kind::Keyed(seat.0), leaving: None });
+        let id = self.connections.insert(Connection { link, kind: Kind::Keyed(seat.0), leaving: None, trusted: false });
         let unclaimed = self.arrives_unclaimed(seat);
         let entry = &mut self.keys[seat.0];
         entry.connections.push(id);
@@ -283,13 +287,20 @@ impl Registry {
     /// A connection without a key, whose app is here.
     pub fn register_keyless(&mut self, link: Arc<Link>) -> ConnectionId {
         self.held += 1;
-        self.connections.insert(Connection { link, kind: Kind::Keyless, leaving: None })
+        self.connections.insert(Connection { link, kind: Kind::Keyless, leaving: None, trusted: false })
     }
 
     /// A connection that is tunnelled to a peer.
     pub fn register_transit(&mut self, link: Arc<Link>) -> ConnectionId {
         self.transit += 1;
-        self.connections.insert(Connection { link, kind: Kind::Transit, leaving: None })
+        self.connections.insert(Connection { link, kind: Kind::Transit, leaving: None, trusted: false })
+    }
+
+    /// The key of a connection proves who the client is: its token was checked, or its app has confirmed it.
+    pub fn trust(&mut self, id: ConnectionId) {
+        let connection = &mut self.connections[id];
+        self.trusted += u64::from(!connection.trusted);
+        connection.trusted = true;
     }
 
     /// Begins the eviction of one moved key, the first in the order of hashes whose new slot is allowed; says how many
@@ -361,6 +372,7 @@ impl Registry {
     /// The app's side of a connection has closed, or the connection is gone.
     pub fn remove(&mut self, id: ConnectionId) {
         let connection = self.connections.remove(id);
+        self.trusted -= u64::from(connection.trusted);
         self.leaving -= u64::from(connection.leaving.is_some());
         match connection.kind {
             Kind::Transit => self.transit -= 1,
@@ -413,6 +425,11 @@ impl Registry {
     /// Connections whose app is here.
     pub fn held(&self) -> u64 {
         self.held
+    }
+
+    /// Of these, the ones whose key proves who the client is.
+    pub fn trusted(&self) -> u64 {
+        self.trusted
     }
 
     /// Connections tunnelled to a peer.

@@ -14,6 +14,7 @@ use crate::drain::DrainState;
 use crate::gateway::Visitors;
 use crate::grants::Bucket;
 use crate::handshakes::Turnstile;
+use crate::jwks::Jwks;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::plain::Forwarder;
@@ -33,6 +34,8 @@ pub struct Sidecar {
     pub hook_token: Option<String>,
     /// Signs and checks requests between sidecars. `None` where peers are believed by their addresses.
     pub peer_auth: Option<Arc<PeerAuth>>,
+    /// The keys that clients' tokens are checked with.
+    pub jwks: Jwks,
     /// Requests to other sidecars.
     pub peers: Peers,
     /// Plain HTTP to the app and to other sidecars.
@@ -60,6 +63,7 @@ impl Sidecar {
         Arc::new(Self {
             control_auth: config.control_keys.clone().map(ControlAuth::new),
             hook_token,
+            jwks: Jwks::new(config.jwks.clone()),
             peers: Peers::new(config.uid.clone(), peer_auth.clone()),
             peer_auth,
             forwarder: Forwarder::default(),
@@ -114,6 +118,7 @@ impl Sidecar {
             draining: drain.is_some(),
             drain_seconds_left: drain.map(|drain| drain.left(now).as_secs()),
             connections: registry.held(),
+            trusted: registry.trusted(),
             transit: registry.transit(),
             moved_keys: moved.keys,
             moved: moved.connections,

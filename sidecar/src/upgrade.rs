@@ -6,22 +6,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use percent_encoding::percent_decode;
 use ring::claim::Arrival;
-use ring::settings::{Missing, Notice, NoticeProtocol, OwnerUnreachable};
+use ring::settings::{Missing, Notice, NoticeProtocol, OwnerUnreachable, Trust};
 use ring::wire::{Peer, header};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, Refusal};
 use crate::head::{Edit, RequestHead};
-use crate::origin::{self, Origin};
+use crate::key::KeyError;
+use crate::origin::{self, Known, Origin};
 use crate::registry::ConnectionId;
 use crate::relay::{self, Connect, Early, Ended, Hooks, Link, Opening, Relay};
 use crate::response::{self, ResponseHead};
 use crate::server::{answer_and_close, text_answer};
 use crate::sidecar::Sidecar;
 use crate::view::View;
-use crate::{key, peers};
+use crate::{identity, peers};
 
 /// How often a peer may send a handshake on.
 const REDIRECTS: u32 = 2;
@@ -162,7 +164,7 @@ async fn reach(
     remote: SocketAddr,
     head: &RequestHead,
 ) -> Result<(Reached, ResponseHead), Vec<u8>> {
-    let handshake = Handshake::new(sidecar, remote, head)?;
+    let handshake = Handshake::new(sidecar, remote, head).await?;
     let reached = handshake.reach(head).await;
     reached.map_err(|failure| failure.answer(sidecar, handshake.from_peer))
 }
@@ -189,6 +191,8 @@ struct Handshake<'a> {
     sidecar: &'a Arc<Sidecar>,
     view: Arc<View>,
     key: Option<String>,
+    /// Whether the token that the key is from was checked.
+    verified: bool,
     arrival: Arrival,
     from_peer: bool,
     forwarded_for: Option<std::net::IpAddr>,
@@ -196,7 +200,7 @@ struct Handshake<'a> {
 }
 
 impl<'a> Handshake<'a> {
-    fn new(sidecar: &'a Arc<Sidecar>, remote: SocketAddr, head: &RequestHead) -> Result<Self, Vec<u8>> {
+    async fn new(sidecar: &'a Arc<Sidecar>, remote: SocketAddr, head: &RequestHead) -> Result<Self, Vec<u8>> {
         let (view, full) = {
             let registry = sidecar.registry();
             let view = Arc::clone(registry.view());
@@ -212,25 +216,25 @@ impl<'a> Handshake<'a> {
             return Err(refuse(Refusal::Full));
         }
         let request = origin::Request { remote: remote.ip(), method: head.method(), target: head.target() };
-        let (key, arrival, from_peer) = match origin::origin(sidecar, &view, request, |name| head.header(name)) {
-            Origin::Peer { key, arrival } => (key, arrival, true),
-            Origin::Misdirected => {
-                let sentence = "this is another sidecar than the one that was meant";
-                return Err(text_answer(StatusCode::MISDIRECTED_REQUEST, "", sentence));
-            }
-            Origin::Client => {
-                let key = key::key_of(head, &view.settings().key).map_err(|error| {
-                    sidecar.metrics.bad_request(error.label());
-                    text_answer(StatusCode::BAD_REQUEST, "", &error.to_string())
-                })?;
-                (key, Arrival::Owner, false)
-            }
-        };
-        if key.is_none() && !from_peer && view.settings().key.missing == Missing::Reject {
+        let spec = &view.settings().key;
+        let (key, verified, arrival, from_peer) =
+            match origin::origin(sidecar, &view, request, |name| head.header(name)) {
+                Origin::Peer { key, verified, arrival } => (key, verified, arrival, true),
+                Origin::Misdirected => {
+                    let sentence = "this is another sidecar than the one that was meant";
+                    return Err(text_answer(StatusCode::MISDIRECTED_REQUEST, "", sentence));
+                }
+                Origin::Client => {
+                    let key = identity::read(sidecar, spec, head).await.map_err(|error| refuse_key(sidecar, error))?;
+                    let verified = key.is_some() && spec.trust == Trust::Verified;
+                    (key, verified, Arrival::Owner, false)
+                }
+            };
+        if key.is_none() && !from_peer && spec.missing == Missing::Reject {
             return Err(refuse(Refusal::KeyMissing));
         }
         let forwarded_for = (!from_peer).then(|| remote.ip());
-        Ok(Self { sidecar, view, key, arrival, from_peer, forwarded_for, began: Instant::now() })
+        Ok(Self { sidecar, view, key, verified, arrival, from_peer, forwarded_for, began: Instant::now() })
     }
 
     /// Finds the app or the peer that takes the handshake, and gets its answer.
@@ -332,13 +336,33 @@ impl<'a> Handshake<'a> {
         } else if response.status().is_server_error() {
             metrics.failed.inc();
         }
+        let place = place.trusted(self.is_trusted(&response));
         Ok((Reached::App(app, place), response))
+    }
+
+    /// Whether the key proves who the client is, now that the app has answered.
+    fn is_trusted(&self, response: &ResponseHead) -> bool {
+        match self.view.settings().key.trust {
+            Trust::Routing => false,
+            Trust::Verified => self.verified,
+            Trust::AppAsserted => {
+                let Some(key) = self.key.as_deref().filter(|_| response.status() == SWITCHING) else { return false };
+                let said = response.header(header::KEY);
+                let confirmed = said.is_some_and(|said| percent_decode(said).eq(key.bytes()));
+                self.sidecar.metrics.asserted(match said {
+                    _ if confirmed => "confirmed",
+                    Some(_) => "other_key",
+                    None => "nothing",
+                });
+                confirmed
+            }
+        }
     }
 
     /// Passes the handshake to a peer.
     async fn ask_peer(&self, head: &RequestHead, peer: &Peer, arrival: Arrival) -> Result<Asked, Failure> {
         let Ok(mut stream) = self.sidecar.peers.dial(peer).await else { return Ok(Asked::Unreachable) };
-        let known = (self.key.as_deref(), arrival);
+        let known = Known { key: self.key.as_deref(), verified: self.verified, arrival };
         let headers = origin::headers_for(self.sidecar, &self.view, peer, known, (head.method(), head.target()));
         let edit = Edit { forwarded_for: self.forwarded_for, add: &headers };
         let Ok(response) = exchange(&mut stream, &head.rewrite(&edit)).await else {
@@ -351,6 +375,21 @@ impl<'a> Handshake<'a> {
             return Ok(Asked::Unreachable);
         }
         Ok(Asked::Answered(stream, response))
+    }
+}
+
+/// The answer to a handshake whose key cannot be read, or whose token proves nothing.
+fn refuse_key(sidecar: &Sidecar, error: KeyError) -> Vec<u8> {
+    match error {
+        KeyError::Token(error) => {
+            sidecar.metrics.token_refused(error.label());
+            let (name, value) = error.header();
+            text_answer(error.status(), &format!("{name}: {value}\r\n"), &error.to_string())
+        }
+        error => {
+            sidecar.metrics.bad_request(error.label());
+            text_answer(StatusCode::BAD_REQUEST, "", &error.to_string())
+        }
     }
 }
 

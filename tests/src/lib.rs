@@ -17,6 +17,7 @@
 //! | [`node`] | the `ws` library, as a server and as a client |
 //! | [`control_plane`] | a real Kubernetes API, for the tests named `kubernetes_*`: `make test-api` |
 //! | [`helm`] | the chart, by the real Helm |
+//! | [`issuer`] | who signs clients' tokens, and publishes the keys |
 //! | [`http`], [`ports`], [`wait`] | requests, free ports, conditions |
 //!
 //! The apps of a test share its one thread, so that the order in which they write the guestbook is the order in which
@@ -30,6 +31,7 @@ pub mod frames;
 pub mod guestbook;
 pub mod helm;
 pub mod http;
+pub mod issuer;
 pub mod node;
 pub mod operator;
 pub mod plan;

@@ -58,6 +58,83 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "needs a token from every client; write only jwt sources",
     ),
     (
+        "spec: {key: {from: [{jwt: sub}]}}",
+        "spec.key.jwt",
+        "says how a token is checked; write issuer, and jwksUri or jwksFrom, for the jwt sources of from",
+    ),
+    (
+        "spec: {key: {jwt: {issuer: a, jwksUri: 'https://a'}}}",
+        "spec.key.jwt",
+        "has no part without a jwt source in from; leave it out",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: '', jwksUri: 'https://a'}}}",
+        "spec.key.jwt.issuer",
+        "names nobody; write the iss of your tokens",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', audiences: ['']}}}",
+        "spec.key.jwt.audiences[0]",
+        "names nobody; write an aud of your tokens",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', algorithms: []}}}",
+        "spec.key.jwt.algorithms",
+        "names no algorithm; write for example [RS256]",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', algorithms: [HS256]}}}",
+        "spec.key.jwt.algorithms",
+        "checks with a secret, which nobody publishes; write jwksFrom, or leave it out",
+    ),
+    ("spec: {key: {from: [{jwt: sub}], jwt: {issuer: a}}}", "spec.key.jwt", ONE_KEY_SET),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', jwksFrom: {secretKeyRef: {name: \
+         chat-jwks, key: jwks.json}}}}}",
+        "spec.key.jwt",
+        ONE_KEY_SET,
+    ),
+    ("spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'http://idp.example.com'}}}", JWKS_URI_AT, JWKS_URI),
+    ("spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'http://127.0.0.1@b/'}}}", JWKS_URI_AT, JWKS_URI),
+    ("spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: idp.example.com}}}", JWKS_URI_AT, JWKS_URI),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksFrom: {secretKeyRef: {name: keys, key: jwks.json}}}}}",
+        "spec.key.jwt.jwksFrom.secretKeyRef.name",
+        "is not mounted in the pool's pods; write the pool's name with -jwks behind it",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksFrom: {secretKeyRef: {name: chat-jwks, key: ../a}}}}}",
+        "spec.key.jwt.jwksFrom.secretKeyRef.key",
+        "cannot be used; write a key of the Secret",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', caFrom: {secretKeyRef: {name: ca, key: \
+         ca.crt}}}}}",
+        "spec.key.jwt.caFrom.secretKeyRef.name",
+        "is not mounted in the pool's pods; write the pool's name with -jwks behind it",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksFrom: {secretKeyRef: {name: chat-jwks, key: a}}, caFrom: \
+         {secretKeyRef: {name: chat-jwks, key: b}}}}}",
+        "spec.key.jwt.caFrom",
+        "has no part without jwksUri; leave it out",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', leeway: 6m}}}",
+        "spec.key.jwt.leeway",
+        "is out of range; write 0s to 5m",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', token: []}}}",
+        "spec.key.jwt.token",
+        "names no place; write for example - header: Authorization",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', token: [{query: t}, {cookie: 'a b'}]}}}",
+        "spec.key.jwt.token[1].cookie",
+        "cannot be used; write a cookie's name",
+    ),
+    (
         "spec: {strategy: LeastConnections, hashing: {algorithm: HAProxy}}",
         "spec.hashing.algorithm",
         "has no part in the strategy LeastConnections; leave it out",
@@ -177,6 +254,9 @@ const NAME: &str = "is not a name; write 1 to 50 of a-z, 0-9 and -, a letter fir
 const HEADER: &str =
     "cannot be used; write a header's name, and none that begins with wspool: clients' own are stripped";
 const PATH: &str = "cannot be used; write a path with one segment {key}, for example /rooms/{key}";
+const ONE_KEY_SET: &str = "does not have one key set; write either jwksUri or jwksFrom";
+const JWKS_URI_AT: &str = "spec.key.jwt.jwksUri";
+const JWKS_URI: &str = "cannot be used; write an https address, for example https://idp.example.com/jwks.json";
 const RATE: &str = "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
 const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
 const DISCORD: &str = "keeps clients of Discord away for good; leave it out, which means 4000, or write none of 1000, 1001, 4004, 4010 to 4014";
@@ -215,6 +295,21 @@ const REFUSED_IN_OTHER_WORDS: &[(&str, &str, &str)] = &[
         "spec: {key: {from: [{}]}}",
         "spec.key.from[0]: Invalid value: is not one source; write one of query, header, cookie, path, subprotocol and jwt",
         "spec.key.from[0]: invalid value: map, expected map with a single key",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {jwksUri: 'https://a'}}}",
+        "spec.key.jwt.issuer: Required value",
+        "spec.key.jwt: missing field `issuer`",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', algorithms: [none]}}}",
+        "spec.key.jwt.algorithms[0]: Unsupported value: \"none\": supported values: \"RS256\", \"RS384\"",
+        "unknown variant `none`, expected one of `RS256`, `RS384`",
+    ),
+    (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'https://a', token: [{body: t}]}}}",
+        "unknown field \"spec.key.jwt.token[0].body\"",
+        "unknown variant `body`, expected one of `header`, `query`, `cookie`, `subprotocol`",
     ),
     (
         "spec: {key: null}",
@@ -274,6 +369,10 @@ const REFUSED_IN_A_CLUSTER: &[(&str, &str)] = &[
     ("spec: {target: null}", "spec.target: Required value"),
     ("spec: {port: null}", "spec.port: Required value"),
     (
+        "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksFrom: {file: jwks.json}}}}",
+        "spec.key.jwt.jwksFrom: Invalid value: is not for a cluster; write secretKeyRef: {name, key}",
+    ),
+    (
         "spec: {hashing: {seedFrom: {file: seed.hex}}}",
         "spec.hashing.seedFrom: Invalid value: is not for a cluster; write secretKeyRef: {name, key}",
     ),
@@ -281,12 +380,6 @@ const REFUSED_IN_A_CLUSTER: &[(&str, &str)] = &[
 
 /// Accepted by the API server, and refused by the operator, which says so in the pool's conditions.
 const NOT_BUILT: &[(&str, &str)] = &[
-    (
-        "spec: {key: {from: [{jwt: sub}], trust: Verified}}",
-        "spec.key.trust: Verified is not built yet; write Routing\n\
-         spec.key.from[0].jwt: sub is not built yet; write a query, header, cookie or path",
-    ),
-    ("spec: {key: {trust: AppAsserted}}", "spec.key.trust: AppAsserted is not built yet; write Routing"),
     ("spec: {strategy: LeastConnections}", "spec.strategy: LeastConnections is not built yet; write ConsistentHash"),
     (
         "spec: {hashing: {algorithm: NginxKetama}}",
@@ -310,6 +403,13 @@ const ACCEPTED: &[&str] = &[
     "spec: {key: {from: [{query: ü}, {header: X-User}, {cookie: __Host-id}, {path: '/*/{key}'}, {path: '/{key}/'}]}}",
     "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/'}}",
     "spec: {gateway: {path: /a/b, url: 'ws://chat.example.com/{slot}/ws', origins: ['*', 'https://[::1]:8443', 'capacitor://localhost'], perClient: 0, trustedHops: 8}}",
+    "spec: {key: {from: [{subprotocol: user.}, {query: user}], missing: Reject, trust: AppAsserted}}",
+    "spec: {key: {from: [{jwt: sub}], trust: Verified, jwt: {issuer: 'https://idp.example.com/', audiences: [chat], \
+     jwksUri: 'https://idp.example.com/jwks.json', caFrom: {secretKeyRef: {name: chat-jwks, key: ca.crt}}}}}",
+    "spec: {key: {from: [{jwt: 'https://a/b'}, {path: '/{key}'}], jwt: {issuer: a, algorithms: [HS256, EdDSA], leeway: 5m, \
+     jwksFrom: {secretKeyRef: {name: chat-jwks, key: jwks.json}}, token: [{header: X-Token}, {query: ü}, {cookie: t}, \
+     {subprotocol: bearer.}]}}}",
+    "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'http://[::1]:8080/jwks.json?x=y'}}}",
     "spec: {rebalance: {rate: 0.001%, settle: 0s, returnTimeout: 1000ms, maxInFlight: 1, minReturned: 0}}",
     "spec: {rebalance: {rate: 100%, settle: 0.5h30m, returnTimeout: 1h, maxInFlight: 1000000, minReturned: 100}}",
     "spec: {rebalance: {rate: 100000, mode: Paused, unit: Connection}, ownerUnreachable: Reject}",

@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::pool::JWKS_SUFFIX;
+
 use super::resources::{self, Resources};
 use super::{BIN, SIDECAR};
 
@@ -30,6 +32,7 @@ pub(super) const BIN_VOLUME: &str = "wspool-bin";
 const STATE_VOLUME: &str = "wspool-state";
 const PLACEMENT_VOLUME: &str = "wspool-placement";
 const PEERS_VOLUME: &str = "wspool-peers";
+const JWKS_VOLUME: &str = "wspool-jwks";
 /// What a pool's ConfigMap is called: the pool's name, and this.
 const PLACEMENT_SUFFIX: &str = "-placement";
 const STATE: &str = "/var/lib/wspool";
@@ -37,6 +40,7 @@ const PLACEMENT: &str = "/etc/wspool/placement";
 /// What a pool's Secret is called: the pool's name, and this.
 const PEERS_SUFFIX: &str = "-peers";
 const PEERS: &str = "/etc/wspool/peers";
+const JWKS: &str = "/etc/wspool/jwks";
 /// The user of the image, for pods that would override it with root.
 const USER: i64 = 65_532;
 
@@ -107,6 +111,7 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resou
             variable("WSPOOL_CONTROL", format!("0.0.0.0:{}", port::CONTROL)),
             variable("WSPOOL_CONTROL_KEYS", format!("{PLACEMENT}/control.pem")),
             variable("WSPOOL_PEER_KEYS", format!("{PEERS}/keys")),
+            variable("WSPOOL_JWKS", JWKS),
             variable("WSPOOL_METRICS", format!("0.0.0.0:{}", port::METRICS)),
             variable("WSPOOL_PLACEMENT", format!("{PLACEMENT}/placement.json.gz")),
             variable("WSPOOL_STATE_DIR", STATE),
@@ -128,12 +133,13 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resou
             mount(STATE_VOLUME, STATE),
             VolumeMount { read_only: Some(true), ..mount(PLACEMENT_VOLUME, PLACEMENT) },
             VolumeMount { read_only: Some(true), ..mount(PEERS_VOLUME, PEERS) },
+            VolumeMount { read_only: Some(true), ..mount(JWKS_VOLUME, JWKS) },
         ]),
         ..Container::default()
     }
 }
 
-pub(super) fn volumes(pool: &str) -> [Volume; 4] {
+pub(super) fn volumes(pool: &str) -> [Volume; 5] {
     let in_memory = |name: &str, limit: &str| Volume {
         name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
@@ -148,8 +154,8 @@ pub(super) fn volumes(pool: &str) -> [Volume; 4] {
         optional: Some(true),
         ..ConfigMapVolumeSource::default()
     };
-    let peers = SecretVolumeSource {
-        secret_name: Some(format!("{pool}{PEERS_SUFFIX}")),
+    let secret = |suffix| SecretVolumeSource {
+        secret_name: Some(format!("{pool}{suffix}")),
         optional: Some(true),
         ..SecretVolumeSource::default()
     };
@@ -158,7 +164,8 @@ pub(super) fn volumes(pool: &str) -> [Volume; 4] {
         // A placement, and room for the next one beside it: a ConfigMap holds 1 MiB, compressed.
         in_memory(STATE_VOLUME, "32Mi"),
         Volume { name: PLACEMENT_VOLUME.to_owned(), config_map: Some(placement), ..Volume::default() },
-        Volume { name: PEERS_VOLUME.to_owned(), secret: Some(peers), ..Volume::default() },
+        Volume { name: PEERS_VOLUME.to_owned(), secret: Some(secret(PEERS_SUFFIX)), ..Volume::default() },
+        Volume { name: JWKS_VOLUME.to_owned(), secret: Some(secret(JWKS_SUFFIX)), ..Volume::default() },
     ]
 }
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use ring::KeyHasher;
 use ring::duration::GoDuration;
-use ring::settings::{self, NoticeProtocol, Settings};
+use ring::settings::{self, KeySource, KeySpec, Mounted, NoticeProtocol, SecretKey, Settings, Trust};
 
 use super::rules::{self, Span};
 use super::{
-    Algorithm, Autoscaling, Gateway, Hashing, KeySource, KeySpec, Mode, PerMinute, Rate, SecretKey, SeedSource,
-    Strategy, Target, Trust, WebSocketPool,
+    Algorithm, Autoscaling, Gateway, Hashing, Mode, PerMinute, Rate, SeedSource, Strategy, Target, WebSocketPool,
 };
 
 /// The most slots.
@@ -101,7 +100,8 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     if let Some(port) = spec.port {
         faults.within("spec.port", u32::from(port), 1, 65_535);
     }
-    let key = faults.key(&spec.key);
+    faults.key(&spec.key);
+    faults.jwt(&spec.key, &name);
     if spec.strategy != Strategy::ConsistentHash {
         faults.unbuilt("spec.strategy", format!("{:?}", spec.strategy), "write ConsistentHash");
     }
@@ -130,7 +130,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
         replicas: spec.replicas,
         hasher,
         settings: Settings {
-            key,
+            key: spec.key.clone(),
             unit: spec.rebalance.unit,
             owner_unreachable: spec.owner_unreachable,
             notice: spec.notice.clone(),
@@ -194,52 +194,60 @@ impl Checker {
         self.require(is_subdomain(name), "spec.target.name", name, rules::TARGET);
     }
 
-    fn key(&mut self, key: &KeySpec) -> settings::KeySpec {
+    fn key(&mut self, key: &KeySpec) {
         if key.from.is_empty() {
             self.add("spec.key.from", "[]", rules::NO_SOURCE);
         }
         if key.from.len() > 8 {
             self.add("spec.key.from", format!("{} sources", key.from.len()), "are too many; write at most 8");
         }
-        if key.trust != Trust::Routing {
-            self.unbuilt("spec.key.trust", format!("{:?}", key.trust), "write Routing");
+        for (index, source) in key.from.iter().enumerate() {
+            let (kind, name, good, want) = match source {
+                KeySource::Query(name) => ("query", name, is_source(name), rules::QUERY),
+                KeySource::Header(name) => {
+                    let ours = name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case("wspool"));
+                    ("header", name, is_token(name) && !ours, rules::HEADER)
+                }
+                KeySource::Cookie(name) => ("cookie", name, is_token(name), rules::COOKIE),
+                KeySource::Path(template) => ("path", template, is_template(template), rules::PATH),
+                KeySource::Subprotocol(prefix) => ("subprotocol", prefix, is_token(prefix), rules::SUBPROTOCOL),
+                KeySource::Jwt(claim) => ("jwt", claim, is_source(claim), rules::JWT),
+            };
+            self.require(good, &format!("spec.key.from[{index}].{kind}"), name, want);
         }
         if key.trust == Trust::Verified && !key.from.iter().all(|source| matches!(source, KeySource::Jwt(_))) {
             self.add("spec.key.trust", "Verified", rules::VERIFIED);
         }
-        let from = key.from.iter().enumerate().filter_map(|(i, source)| self.source(i, source)).collect();
-        settings::KeySpec { from, missing: key.missing, trust: settings::Trust::Routing }
     }
 
-    fn source(&mut self, index: usize, source: &KeySource) -> Option<settings::KeySource> {
-        let field = |kind: &str| format!("spec.key.from[{index}].{kind}");
-        match source {
-            KeySource::Query(name) => {
-                self.require(is_source(name), &field("query"), name, rules::QUERY);
-                Some(settings::KeySource::Query(name.clone()))
+    fn jwt(&mut self, key: &KeySpec, pool: &str) {
+        let read = key.from.iter().any(|source| matches!(source, KeySource::Jwt(_)));
+        let Some(jwt) = &key.jwt else {
+            if read {
+                self.add("spec.key.jwt", "nothing", rules::NO_JWT);
             }
-            KeySource::Header(name) => {
-                let ours = name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case("wspool"));
-                self.require(is_token(name) && !ours, &field("header"), name, rules::HEADER);
-                Some(settings::KeySource::Header(name.clone()))
+            return;
+        };
+        if !read {
+            self.add("spec.key.jwt", "it", rules::UNREAD_JWT);
+        }
+        for fault in jwt.faults() {
+            self.add(&format!("spec.key.jwt{}", fault.field), fault.value, fault.want);
+        }
+        for (field, most, list) in [
+            ("audiences", rules::MAX_AUDIENCES, jwt.audiences.len()),
+            ("algorithms", rules::MAX_ALGORITHMS, jwt.algorithms.len()),
+            ("token", rules::MAX_TOKEN_SOURCES, jwt.token.len()),
+        ] {
+            if list > most {
+                self.add(&format!("spec.key.jwt.{field}"), list, format!("are too many; write at most {most}"));
             }
-            KeySource::Cookie(name) => {
-                self.require(is_token(name), &field("cookie"), name, rules::COOKIE);
-                Some(settings::KeySource::Cookie(name.clone()))
-            }
-            KeySource::Path(template) => {
-                self.require(is_template(template), &field("path"), template, rules::PATH);
-                Some(settings::KeySource::Path(template.clone()))
-            }
-            KeySource::Subprotocol(prefix) => {
-                self.unbuilt(&field("subprotocol"), prefix, "write a query, header, cookie or path");
-                self.require(is_token(prefix), &field("subprotocol"), prefix, rules::SUBPROTOCOL);
-                None
-            }
-            KeySource::Jwt(claim) => {
-                self.unbuilt(&field("jwt"), claim, "write a query, header, cookie or path");
-                self.require(is_source(claim), &field("jwt"), claim, rules::JWT);
-                None
+        }
+        for (field, mounted) in [("jwksFrom", &jwt.jwks_from), ("caFrom", &jwt.ca_from)] {
+            if let Some(Mounted::SecretKeyRef(secret)) = mounted {
+                let field = format!("spec.key.jwt.{field}.secretKeyRef.name");
+                let good = secret.name.strip_suffix(rules::JWKS_SUFFIX) == Some(pool);
+                self.require(good, &field, &secret.name, rules::JWKS_SECRET);
             }
         }
     }

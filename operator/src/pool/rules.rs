@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use ring::duration::{self, GoDuration};
 use ring::notice;
 use ring::settings::NoticeProtocol;
+use ring::settings::jwt::words;
 
 /// The longest name: names derived from it must fit into 63 characters.
 pub(super) const MAX_NAME: usize = 50;
@@ -34,6 +35,10 @@ pub(super) const PATH: &str = "cannot be used; write a path with one segment {ke
 pub(super) const SUBPROTOCOL: &str = "cannot be used; write the prefix of a subprotocol";
 pub(super) const JWT: &str = "cannot be used; write a claim's name";
 pub(super) const VERIFIED: &str = "needs a token from every client; write only jwt sources";
+pub(super) const NO_JWT: &str =
+    "says how a token is checked; write issuer, and jwksUri or jwksFrom, for the jwt sources of from";
+pub(super) const UNREAD_JWT: &str = "has no part without a jwt source in from; leave it out";
+pub(super) const JWKS_SECRET: &str = "is not mounted in the pool's pods; write the pool's name with -jwks behind it";
 pub(super) const LEAST_CONNECTIONS: &str = "has no part in the strategy LeastConnections; leave it out";
 pub(super) const RATE: &str =
     "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
@@ -52,6 +57,13 @@ pub(super) const GATEWAY_URL: &str =
 pub(super) const FEWEST: &str = "is more than maxReplicas; write at most as many";
 pub(super) const SECRET: &str = "cannot be used; write the name of a Secret";
 pub(super) const SECRET_KEY: &str = "cannot be used; write a key of the Secret";
+/// What the Secret is called that pods mount for the keys of tokens: the pool's name, and this.
+pub(crate) const JWKS_SUFFIX: &str = "-jwks";
+pub(super) const MAX_AUDIENCES: usize = 16;
+pub(super) const MAX_ALGORITHMS: usize = 12;
+pub(super) const MAX_TOKEN_SOURCES: usize = 8;
+/// Said by the API server only.
+const ONE_PLACE: &str = "is not one place; write one of header, query, cookie and subprotocol";
 /// Said by the API server only.
 const NO_FILE: &str = "is not for a cluster; write secretKeyRef: {name, key}";
 /// Said by the API server only: elsewhere the parser says it, with line and column.
@@ -70,6 +82,7 @@ pub(super) struct Span {
 pub(super) const SETTLE: Span = Span::new("spec.rebalance.settle", 0, 3_600);
 pub(super) const RETURN_TIMEOUT: Span = Span::new("spec.rebalance.returnTimeout", 1, 3_600);
 pub(super) const DRAIN_TIMEOUT: Span = Span::new("spec.drain.timeout", 1, 3_600);
+const LEEWAY: Span = Span::new("spec.key.jwt.leeway", 0, 300);
 pub(super) const IDLE: Span = Span { or_none: true, ..Span::new("spec.limits.idle", 1, 86_400) };
 
 impl Span {
@@ -152,12 +165,13 @@ pub(super) struct Rule {
     pub(super) says: String,
 }
 
+// A token (RFC 9110, 5.6.2), as the names of headers and cookies are; \x27 is the quote that would end the text.
+const TOKEN: &str = "^[!#$%&\\x27*+.^_`|~0-9A-Za-z-]+$";
+const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+const DATA_KEY: &str = "^[-._a-zA-Z0-9]+$";
+
 /// All rules.
 pub(super) fn all() -> Vec<Rule> {
-    // A token (RFC 9110, 5.6.2), as the names of headers and cookies are; \x27 is the quote that would end the text.
-    const TOKEN: &str = "^[!#$%&\\x27*+.^_`|~0-9A-Za-z-]+$";
-    const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
-    const DATA_KEY: &str = "^[-._a-zA-Z0-9]+$";
     // Any graphic character of ASCII but # / and ?.
     const ORIGIN_PATTERN: &str = "^([*]|[a-z][a-z0-9+.-]*://[\\x21\\x22\\x24-\\x2e\\x30-\\x3e\\x40-\\x7e]+)$";
     const IS_CODE: &str = "(self >= 1000 && self <= 1003) || (self >= 1007 && self <= 1014) || \
@@ -168,8 +182,6 @@ pub(super) fn all() -> Vec<Rule> {
                            self.matches(r'^[0-9]{1,3}([.][0-9]{1,3})?%$') && \
                            double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 100.0";
 
-    let is = |pattern: &str| format!("self.matches(r'{pattern}')");
-    let rule = |at, holds: String, says: &str| Rule { at, fault: "", holds, says: says.into() };
     let mut rules = vec![
         // The field is in the words: of metadata the API server lets no rule name one.
         rule(
@@ -221,10 +233,77 @@ pub(super) fn all() -> Vec<Rule> {
         rule("spec.redis.urlFrom.secretKeyRef.name", is(SUBDOMAIN), SECRET),
         rule("spec.redis.urlFrom.secretKeyRef.key", is(DATA_KEY), SECRET_KEY),
     ];
+    rules.extend(jwt());
     rules.extend(of_notices());
-    for span in [SETTLE, RETURN_TIMEOUT, DRAIN_TIMEOUT, IDLE] {
+    for span in [SETTLE, RETURN_TIMEOUT, DRAIN_TIMEOUT, LEEWAY, IDLE] {
         rules.push(rule(span.field, is(duration::PATTERN), NOT_A_DURATION));
         rules.push(rule(span.field, span.cel(), &span.to_string()));
     }
     rules
+}
+
+/// What `key.jwt` must satisfy: [`Jwt::faults`](ring::settings::Jwt::faults) says the same.
+fn jwt() -> Vec<Rule> {
+    const READ: &str = "self.from.exists(source, has(source.jwt))";
+    const PLACES: &str = "[has(self.header), has(self.query), has(self.cookie), has(self.subprotocol)]\
+                          .filter(named, named).size() == 1";
+    const URI: &str =
+        r"^(https://[^/?#@\s]+|http://(localhost|127[.][0-9]+[.][0-9]+[.][0-9]+|\[::1\])(:[0-9]+)?)([/?#]\S*)?$";
+    let at = "spec.key.jwt";
+    let mut rules = vec![
+        Rule { fault: ".jwt", ..rule("spec.key", format!("has(self.jwt) || !{READ}"), NO_JWT) },
+        Rule { fault: ".jwt", ..rule("spec.key", format!("!has(self.jwt) || {READ}"), UNREAD_JWT) },
+        rule("spec.key.jwt.issuer", "self != ''".into(), words::ISSUER),
+        rule("spec.key.jwt.audiences[]", "self != ''".into(), words::AUDIENCE),
+        rule("spec.key.jwt.algorithms", "size(self) > 0".into(), words::ALGORITHMS),
+        Rule {
+            fault: ".algorithms",
+            ..rule(
+                at,
+                "!has(self.jwksUri) || !self.algorithms.exists(name, name.startsWith('HS'))".into(),
+                words::SYMMETRIC,
+            )
+        },
+        rule(at, "has(self.jwksUri) != has(self.jwksFrom)".into(), words::ONE_KEY_SET),
+        rule("spec.key.jwt.jwksUri", is(URI), words::URI),
+        Rule { fault: ".caFrom", ..rule(at, "!has(self.caFrom) || has(self.jwksUri)".into(), words::CA) },
+        rule("spec.key.jwt.token", "size(self) > 0".into(), words::NO_PLACE),
+        rule("spec.key.jwt.token[]", PLACES.into(), ONE_PLACE),
+        rule("spec.key.jwt.token[].header", is(TOKEN), words::HEADER),
+        rule("spec.key.jwt.token[].query", "self != ''".into(), words::QUERY),
+        rule("spec.key.jwt.token[].cookie", is(TOKEN), words::COOKIE),
+        rule("spec.key.jwt.token[].subprotocol", is(TOKEN), words::SUBPROTOCOL),
+    ];
+    for (field, fault, mounted, key) in [
+        (
+            "jwksFrom",
+            ".spec.key.jwt.jwksFrom.secretKeyRef.name",
+            "spec.key.jwt.jwksFrom",
+            "spec.key.jwt.jwksFrom.secretKeyRef.key",
+        ),
+        (
+            "caFrom",
+            ".spec.key.jwt.caFrom.secretKeyRef.name",
+            "spec.key.jwt.caFrom",
+            "spec.key.jwt.caFrom.secretKeyRef.key",
+        ),
+    ] {
+        let from = format!("self.spec.key.jwt.{field}");
+        let named = format!(
+            "!has(self.spec.key.jwt) || !has({from}) || !has({from}.secretKeyRef) || {from}.secretKeyRef.name == \
+             self.metadata.name + '{JWKS_SUFFIX}'"
+        );
+        rules.push(Rule { fault, ..rule("", named, JWKS_SECRET) });
+        rules.push(rule(mounted, "has(self.secretKeyRef) && !has(self.file)".into(), NO_FILE));
+        rules.push(rule(key, format!("{} && !self.startsWith('..') && self != '.'", is(DATA_KEY)), words::SECRET_KEY));
+    }
+    rules
+}
+
+fn is(pattern: &str) -> String {
+    format!("self.matches(r'{pattern}')")
+}
+
+fn rule(at: &'static str, holds: String, says: &str) -> Rule {
+    Rule { at, fault: "", holds, says: says.into() }
 }

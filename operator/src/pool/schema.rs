@@ -140,7 +140,10 @@ mod tests {
             for (name, field) in schema.properties.iter().flatten() {
                 look(&format!("{path}.{name}"), field);
             }
-            if let Some(JSONSchemaPropsOrArray::Schema(item)) = &schema.items {
+            // Of a list of plain values kubectl shows the list.
+            if let Some(JSONSchemaPropsOrArray::Schema(item)) = &schema.items
+                && item.properties.is_some()
+            {
                 look(&format!("{path}[]"), item);
             }
         }

@@ -32,10 +32,13 @@ pub struct Covered<'a> {
 }
 
 /// The headers that a proof covers.
-pub const HEADERS: [&str; 6] = {
-    use header::{DIGEST, EPOCH, FALLBACK, FROM, KEY, TARGET};
-    [FROM, TARGET, KEY, EPOCH, FALLBACK, DIGEST]
+pub const HEADERS: [&str; 7] = {
+    use header::{DIGEST, EPOCH, FALLBACK, FROM, KEY, TARGET, VERIFIED};
+    [FROM, TARGET, KEY, EPOCH, FALLBACK, DIGEST, VERIFIED]
 };
+/// So many of them always count. Those behind them count where they are there: a sidecar that is older than such a header
+/// still understands the proofs of requests without it.
+const ALWAYS: usize = 6;
 
 impl PeerAuth {
     /// Uses the secrets in a file, one a line: the first signs, each of them is believed, so that they can be renewed.
@@ -87,7 +90,9 @@ fn message(covered: &Covered<'_>, time: u64, nonce: u64) -> Vec<u8> {
     let mut message = Vec::with_capacity(256);
     message.extend_from_slice(&time.to_le_bytes());
     message.extend_from_slice(&nonce.to_le_bytes());
-    for part in [covered.method.as_bytes(), covered.target.as_bytes()].iter().chain(&covered.headers) {
+    let (always, later) = covered.headers.split_at(ALWAYS);
+    let later = later.iter().filter(|value| !value.is_empty());
+    for part in [covered.method.as_bytes(), covered.target.as_bytes()].iter().chain(always).chain(later) {
         message.extend_from_slice(&(part.len() as u64).to_le_bytes());
         message.extend_from_slice(part);
     }
@@ -105,7 +110,7 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000_000;
     const COVERED: Covered<'_> =
-        Covered { method: "GET", target: "/chat?x=1", headers: [b"pod-1", b"pod-2", b"ann", b"7", b"", b""] };
+        Covered { method: "GET", target: "/chat?x=1", headers: [b"pod-1", b"pod-2", b"ann", b"7", b"", b"", b""] };
 
     fn auth(secrets: &str) -> (PeerAuth, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-use ring::settings::KeySource::{Cookie, Header, Path, Query};
+use ring::settings::KeySource::{Cookie, Header, Jwt, Path, Query, Subprotocol};
 
 use super::*;
 
@@ -15,7 +15,12 @@ fn request(target: &str, headers: &[(&str, &str)]) -> Request<()> {
 }
 
 fn key(from: KeySource, target: &str, headers: &[(&str, &str)]) -> Option<String> {
-    key_of(&request(target, headers), &spec(vec![from])).expect("a key or none")
+    key_of(&request(target, headers), &spec(vec![from]), no_token).expect("a key or none")
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what a reader of claims returns")]
+fn no_token(_: &str) -> Result<Option<String>, TokenError> {
+    Ok(None)
 }
 
 fn query(target: &str) -> Option<String> {
@@ -79,10 +84,40 @@ fn a_path_must_have_the_templates_shape_but_for_one_slash_at_the_end() {
 }
 
 #[test]
+fn a_subprotocol_yields_what_follows_its_prefix_decoded() {
+    let subprotocol = |lines: &[&str]| {
+        let headers: Vec<_> = lines.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
+        key(Subprotocol("user.".into()), "/", &headers)
+    };
+    assert_eq!(subprotocol(&["chat,user.7"]).as_deref(), Some("7"));
+    assert_eq!(subprotocol(&["chat", "v1 , user.a%2Fb"]).as_deref(), Some("a/b"));
+    for lines in [&["user."][..], &["chat"], &["xuser.7"], &["USER.7"], &[]] {
+        assert_eq!(subprotocol(lines), None, "{lines:?}");
+    }
+}
+
+#[test]
+fn a_claim_counts_in_its_turn_and_a_token_that_proves_nothing_is_not_passed_over() {
+    let spec = spec(vec![Query("user".into()), Jwt("sub".into()), Header("x-user".into())]);
+    let headers = [("x-user", "header")];
+    let key = |target, claim: Result<Option<String>, TokenError>| {
+        key_of(&request(target, &headers), &spec, |name| {
+            assert_eq!(name, "sub");
+            claim.clone()
+        })
+    };
+    assert_eq!(key("/?user=query", Err(TokenError::Expired)), Ok(Some("query".into())));
+    assert_eq!(key("/", Ok(Some("claim".into()))), Ok(Some("claim".into())));
+    assert_eq!(key("/", Ok(None)), Ok(Some("header".into())));
+    assert_eq!(key("/", Err(TokenError::Expired)), Err(KeyError::Token(TokenError::Expired)));
+    assert_eq!(key("/", Ok(Some("a\nb".into()))), Err(KeyError::Control));
+}
+
+#[test]
 fn the_first_source_with_a_value_wins() {
     let spec = spec(vec![Query("user".into()), Header("x-user".into()), Path("/{key}".into())]);
     let headers = [("x-user", "header")];
-    let key = |target, headers| key_of(&request(target, headers), &spec).expect("a key or none");
+    let key = |target, headers| key_of(&request(target, headers), &spec, no_token).expect("a key or none");
     assert_eq!(key("/path?user=query", &headers).as_deref(), Some("query"));
     assert_eq!(key("/path?user=", &headers).as_deref(), Some("header"));
     assert_eq!(key("/path", &[]).as_deref(), Some("path"));
@@ -92,14 +127,14 @@ fn the_first_source_with_a_value_wins() {
 #[test]
 fn what_cannot_be_a_key_is_refused_rather_than_passed_over() {
     let spec = spec(vec![Query("user".into()), Header("x-user".into())]);
-    let refused = |target: &str| key_of(&request(target, &[("x-user", "7")]), &spec).expect_err(target);
+    let refused = |target: &str| key_of(&request(target, &[("x-user", "7")]), &spec, no_token).expect_err(target);
     assert_eq!(refused("/?user=%ff"), KeyError::NotUtf8);
     for control in ["%00", "%0a", "a%1fb", "%7f", "%c2%80"] {
         assert_eq!(refused(&format!("/?user={control}")), KeyError::Control, "{control}");
     }
     assert_eq!(refused(&format!("/?user={}", "x".repeat(KEY_MAX + 1))), KeyError::TooLong);
     let longest = format!("/?user={}", "%41".repeat(KEY_MAX));
-    assert_eq!(key_of(&request(&longest, &[]), &spec), Ok(Some("A".repeat(KEY_MAX))));
+    assert_eq!(key_of(&request(&longest, &[]), &spec, no_token), Ok(Some("A".repeat(KEY_MAX))));
 }
 
 #[test]
@@ -108,6 +143,7 @@ fn a_spec_that_could_never_work_is_refused_with_its_place() {
     assert_eq!(refused(Query(String::new())), "key.from[1]: the name of a query parameter is empty");
     assert_eq!(refused(Cookie(String::new())), "key.from[1]: the name of a cookie is empty");
     assert_eq!(refused(Header("x user".into())), "key.from[1]: \"x user\" cannot be the name of a header");
+    assert!(refused(Jwt("sub".into())).starts_with("key.from[1]: a claim needs key.jwt"));
     assert!(refused(Path("rooms/{key}".into())).contains("does not begin with a slash"));
     assert!(refused(Path("/rooms/key".into())).contains("has 0 segments"));
     assert!(refused(Path("/rooms/x{key}".into())).contains("has 0 segments"));
