@@ -20,6 +20,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -151,10 +152,22 @@ impl Certificate {
 
     /// The TLS of a server that has it.
     pub fn server_config(&self) -> Result<ServerConfig, CertificateError> {
+        self.server_config_for(None)
+    }
+
+    /// The TLS of a server that has it, and checks its clients' certificates with a verifier.
+    pub fn server_config_for(
+        &self,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<ServerConfig, CertificateError> {
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
         let key = key.map_err(|error| CertificateError::Pem { part: KEY, error })?;
         let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-        let mut config = config.with_no_client_auth().with_single_cert(certificates(CHAIN, &self.chain)?, key)?;
+        let config = match clients {
+            Some(verifier) => config.with_client_cert_verifier(verifier),
+            None => config.with_no_client_auth(),
+        };
+        let mut config = config.with_single_cert(certificates(CHAIN, &self.chain)?, key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -210,12 +223,13 @@ fn first(pem: &str) -> &str {
     pem.find(END).map_or("", |end| &pem[..end + END.len()])
 }
 
-fn certificates(part: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+/// All certificates of a PEM; an error names the part that it is.
+pub(crate) fn certificates(part: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
     certificates.map_err(|error| CertificateError::Pem { part, error })
 }
 
 /// One for all: the process-wide default would depend on what other crates enable.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

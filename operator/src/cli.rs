@@ -101,7 +101,10 @@ pub struct RunArgs {
     /// The Service by which the API server reaches the webhook.
     #[arg(long, env = "WSPOOL_WEBHOOK_SERVICE", value_name = "NAME", default_value = "wspool")]
     pub webhook_service: String,
-    /// Where to answer GET /metrics, /healthz and /readyz.
+    /// Where to answer custom.metrics.k8s.io, with the webhook's certificate and by its Service.
+    #[arg(long, env = "WSPOOL_METRICS_API", value_name = "HOST:PORT", requires = "webhook")]
+    pub metrics_api: Option<SocketAddr>,
+    /// Where to answer GET /metrics, /healthz, /readyz and /v1/pools/{namespace}/{name}/connections.
     #[arg(long, env = "WSPOOL_METRICS", value_name = "HOST:PORT")]
     pub metrics: Option<SocketAddr>,
     /// Where to answer GET /v1/pools too.
@@ -119,6 +122,7 @@ impl From<RunArgs> for cluster::Options {
             configuration: args.webhook_config,
             secret: args.webhook_secret,
             service: args.webhook_service,
+            metrics_api: args.metrics_api,
         });
         Self {
             namespace: args.namespace,

@@ -17,15 +17,18 @@
 //! | [`keys`] | the secrets that the operator makes |
 //! | [`store`] | the ConfigMap of a placement |
 //! | [`target`], [`replicas`] | the workload of a pool, and how many replicas it should have |
+//! | [`autoscaler`], [`figure`] | who scales a pool, and by which number |
 //! | [`objects`], [`router`] | the Services of a pool and of its slots, and its routers |
 //! | [`status`], [`notice`], [`trouble`] | what is said of a pool |
 //! | [`feeder`], [`upkeep`], [`steward`] | what is done for one pool |
 //!
-//! The modules that decide do no I/O: `pod`, `index`, `replicas`, `objects`, `router`, `status`, `notice`, `trouble`, and the
-//! election in `lease`.
+//! The modules that decide do no I/O: `pod`, `index`, `replicas`, `objects`, `router`, `status`, `notice`, `trouble`,
+//! `autoscaler`, `figure`, and the election in `lease`.
 
 pub mod ask;
+pub mod autoscaler;
 pub mod feeder;
+pub mod figure;
 pub mod index;
 pub mod keys;
 pub mod lease;
@@ -46,11 +49,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum_server::tls_rustls::RustlsConfig;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -61,6 +65,10 @@ use crate::certificate::keeper::{Keeper, KeeperError, Place};
 use crate::certificate::{Certificate, CertificateError};
 use crate::control::Control;
 use crate::inject::Sidecar;
+use crate::metrics_api::front_proxy;
+use crate::metrics_api::reviews::Reviews;
+use crate::metrics_api::trust::Trust;
+use crate::metrics_api::{self, MetricsApi};
 use crate::webhook::{self, Webhook};
 use ask::Kube;
 use index::PoolKey;
@@ -71,6 +79,9 @@ use watches::SharedIndex;
 
 /// The name in events.
 const CONTROLLER: &str = "wspool.dev/operator";
+
+/// How long a question about somebody's rights may take.
+const REVIEW: Duration = Duration::from_secs(3);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -106,6 +117,8 @@ pub struct WebhookOptions {
     pub secret: String,
     /// The Service by which the API server reaches it.
     pub service: String,
+    /// Where the metrics API listens, if it is to be served: with the same certificate, by the same Service.
+    pub metrics_api: Option<SocketAddr>,
 }
 
 /// Why it could not begin, or had to end.
@@ -160,6 +173,13 @@ struct Serving {
     keeper: Keeper,
     certificate: Certificate,
     sidecar: Sidecar,
+    metrics: Option<MetricsServing>,
+}
+
+/// The metrics API, with the Service that leads to it.
+struct MetricsServing {
+    listener: std::net::TcpListener,
+    service: (String, String),
 }
 
 impl Cluster {
@@ -182,6 +202,7 @@ impl Cluster {
             shown: Shown::default(),
             sidecar: options.sidecar.clone(),
             injects: options.webhook.is_some(),
+            serves_metrics: options.webhook.as_ref().is_some_and(|webhook| webhook.metrics_api.is_some()),
         };
         Ok(Self { options, kube, means, webhook, metrics, admin })
     }
@@ -207,7 +228,7 @@ impl Cluster {
             Arc::new(move || shown.views())
         };
         if let Some(listener) = metrics {
-            let routes = admin::observation(Arc::clone(&views)).merge(readiness(unread.clone()));
+            let routes = admin::observation(Arc::clone(&views)).merge(readiness(unread.clone())).merge(figures(&index));
             let serving = admin::serve(listener, routes, told(stopped.clone()));
             tasks.spawn(async { ("the metrics port", serving.await.map_err(|error| Error::Serve("metrics", error))) });
         }
@@ -221,7 +242,25 @@ impl Cluster {
             let known = index.clone();
             let pools: webhook::Pools = Arc::new(move |namespace, name| known.lock().facts(namespace, name));
             let routes = webhook::routes(Webhook { sidecar: serving.sidecar, pools });
-            let keeping = serving.keeper.keep(serving.certificate, tls.clone(), stopped.clone());
+            let (certificate, renewed) = watch::channel(serving.certificate);
+            if let Some(metrics) = serving.metrics {
+                let tls = RustlsConfig::from_config(Arc::new(renewed.borrow().server_config()?));
+                let (found, front_proxy) = watch::channel(None);
+                let following = front_proxy::follow(kube.client(), found);
+                let trust = Trust::new(&kube, metrics.service, renewed, front_proxy.clone(), tls.clone());
+                let reviews = Reviews::new(&kube.apart(REVIEW));
+                let routes = metrics_api::routes(MetricsApi { index: index.clone(), front_proxy, reviews });
+                let served = webhook::serve(metrics.listener, routes, tls, stopped.clone());
+                let stop = stopped.clone();
+                tasks.spawn(async {
+                    until_stopped(Box::pin(async { tokio::join!(following, trust.keep()) }), stop).await;
+                    ("the trust in the metrics API", Ok(()))
+                });
+                tasks.spawn(async {
+                    ("the metrics API", served.await.map_err(|error| Error::Serve("metrics API", error)))
+                });
+            }
+            let keeping = serving.keeper.keep(certificate, tls.clone(), stopped.clone());
             tasks.spawn(async {
                 keeping.await;
                 ("the keeper of the certificate", Ok(()))
@@ -351,12 +390,12 @@ async fn look_after(means: &Means, index: &SharedIndex) -> Error {
 
 impl Serving {
     async fn build(kube: &Kube, all: &Options, options: &WebhookOptions) -> Result<Self, Error> {
-        let address = options.address;
-        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(listener)
+        let listener = bind_now("webhook", options.address)?;
+        let metrics = options.metrics_api.map(|address| {
+            let service = (all.namespace.clone(), options.service.clone());
+            bind_now("metrics-api", address).map(|listener| MetricsServing { listener, service })
         });
-        let listener = bound.map_err(|source| Error::Bind { flag: "webhook", address, source })?;
+        let metrics = metrics.transpose()?;
         let place = Place {
             namespace: all.namespace.clone(),
             secret: options.secret.clone(),
@@ -365,8 +404,25 @@ impl Serving {
         };
         let keeper = Keeper::new(kube.client(), place);
         let certificate = keeper.settle(SystemTime::now()).await?;
-        Ok(Self { listener, keeper, certificate, sidecar: all.sidecar.clone() })
+        Ok(Self { listener, keeper, certificate, sidecar: all.sidecar.clone(), metrics })
     }
+}
+
+/// The figures of the pools, by the index.
+fn figures(index: &SharedIndex) -> axum::Router {
+    let index = index.clone();
+    admin::figures(Arc::new(move |key| {
+        let pool = index.lock().resource(key)?;
+        Some(figure::of(&pool, Timestamp::now()))
+    }))
+}
+
+fn bind_now(flag: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| Error::Bind { flag, address, source })
 }
 
 async fn bind(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, Error> {

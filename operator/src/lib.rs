@@ -25,6 +25,7 @@
 //! | [`cluster`] | pools from an API server |
 //! | [`admin`], [`metrics`] | what the operator shows of its pools |
 //! | [`ownership`] | the commands `owner` and `plan` |
+//! | [`metrics_api`] | the pools' connections, for Kubernetes' autoscaler |
 //! | [`inject`], [`webhook`], [`certificate`] | the sidecar put into pods |
 //! | [`cli`], [`process`], [`failure`] | the command line, and what a process does around it |
 
@@ -37,6 +38,7 @@ pub mod driver;
 pub mod failure;
 pub mod inject;
 pub mod metrics;
+pub mod metrics_api;
 pub mod ownership;
 pub mod planner;
 pub mod pool;

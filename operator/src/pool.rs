@@ -10,7 +10,7 @@ mod schema;
 
 use std::path::PathBuf;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use ring::duration::GoDuration;
 use ring::settings::{self, Drain, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Unit};
@@ -318,6 +318,10 @@ pub struct PoolStatus {
     pub slots: u32,
     /// Connections held in the pool.
     pub connections: u64,
+    /// When these were all the connections there were; missing while a sidecar has not been heard. An older figure is
+    /// not scaled by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_at: Option<Time>,
     /// The placement's epoch.
     pub epoch: u64,
     /// The move under way, or the last one.

@@ -18,6 +18,7 @@ const EVERYTHING: &str = "
 watchNamespaces: [chats, '1234']
 targets: [{apiGroup: argoproj.io, resource: rollouts}]
 networkPolicy: {enabled: true, poolNamespaces: [chats]}
+metricsApi: {enabled: true}
 monitors: {enabled: true, labels: {release: prometheus}}
 images: {pullSecrets: [registry]}
 podLabels: {team: chat, app.kubernetes.io/name: other}
@@ -91,7 +92,6 @@ async fn a_value_that_is_wrong_is_refused_by_its_name_with_what_would_be_right()
         ("resources: {request: {cpu: 1}}", "'/resources': additional properties 'request' not allowed"),
         ("monitors: {interval: 30}", "'/monitors/interval': got number, want string"),
         ("podLabels: {wspool.dev/pool: chat}", "podLabels: wspool.dev/pool makes a pod part of a pool"),
-        ("metricsApi: {enabled: true}", "does not serve custom metrics yet; leave it false"),
     ];
     for (values, refusal) in refusals {
         let error = helm::render(values).await.expect_err(values);
@@ -274,6 +274,7 @@ async fn the_operator_may_do_its_work_in_the_watched_namespaces_and_nothing_else
         "patch websocketpools.wspool.dev/scale",
         "watch pods",
         "patch pods",
+        "delete horizontalpodautoscalers.autoscaling",
         "get deployments.apps/scale",
         "update statefulsets.apps/scale",
         "patch rollouts.argoproj.io/scale",

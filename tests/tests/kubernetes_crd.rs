@@ -386,10 +386,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
         "spec.hashing.algorithm: NginxKetama is not built yet; write Rendezvous",
     ),
     (
-        "spec: {autoscaling: {minReplicas: 2, maxReplicas: 20, connectionsPerPod: 1000}, replicas: 2}",
-        "spec.autoscaling: an autoscaler is not built yet; leave it out",
-    ),
-    (
         "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}}",
         "spec.redis: a Redis is not built yet; leave it out",
     ),
@@ -418,6 +414,7 @@ const ACCEPTED: &[&str] = &[
     "spec: {notice: {protocol: ActionCable, message: '{\"type\":\"disconnect\",\"reconnect\":true}'}}",
     "spec: {notice: {protocol: Centrifugo, closeCode: 3499}}",
     "spec: {limits: {connections: 0, handshakesPerSecond: 1000000, perKey: 10000000, idle: 24h}, drain: {timeout: 1h}}",
+    "spec: {autoscaling: {minReplicas: 2, maxReplicas: 20, connectionsPerPod: 1000}, replicas: 2}",
     "spec: {rebalance: {rate: null, settle: null}, notice: {message: null}, gateway: null, redis: null, drain: null}",
 ];
 

@@ -94,22 +94,22 @@ impl Keeper {
         Ok(certificate)
     }
 
-    /// Settles again and again until told to stop, and serves what it settles on.
-    pub async fn keep(self, mut current: Certificate, tls: RustlsConfig, mut stop: watch::Receiver<bool>) {
+    /// Settles again and again until told to stop, and serves what it settles on. `current` is what is served now.
+    pub async fn keep(self, current: watch::Sender<Certificate>, tls: RustlsConfig, mut stop: watch::Receiver<bool>) {
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(INTERVAL) => {}
             }
             let settled = match self.settle(SystemTime::now()).await {
-                Ok(settled) if settled == current => continue,
+                Ok(settled) if settled == *current.borrow() => continue,
                 Ok(settled) => settled.server_config().map(|config| (settled, config)).map_err(KeeperError::from),
                 Err(error) => Err(error),
             };
             match settled {
                 Ok((settled, config)) => {
                     tls.reload_from_config(Arc::new(config));
-                    current = settled;
+                    current.send_replace(settled);
                     tracing::info!(secret = self.place.secret, "the webhook serves a new certificate");
                 }
                 Err(error) => tracing::warn!(%error, "the webhook's certificate cannot be looked after"),

@@ -71,6 +71,17 @@ impl Index {
         state.pool.as_deref().map(inject::PoolFacts::from)
     }
 
+    /// One resource, as it was heard last.
+    pub fn resource(&self, key: &PoolKey) -> Option<Arc<WebSocketPool>> {
+        self.states.get(key)?.borrow().pool.clone()
+    }
+
+    /// The resources of a namespace, as they were heard last.
+    pub fn resources(&self, namespace: &str) -> Vec<Arc<WebSocketPool>> {
+        let states = self.states.iter().filter(|(key, _)| key.namespace == namespace);
+        states.filter_map(|(_, state)| state.borrow().pool.clone()).collect()
+    }
+
     /// A pool was made or changed.
     pub fn apply_pool(&mut self, pool: WebSocketPool) {
         let (Some(key), Some(uid)) = (key_of(&pool), pool.uid()) else { return };

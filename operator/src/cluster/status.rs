@@ -11,6 +11,9 @@ use crate::rebalance::view::{ConditionView, PoolView};
 
 /// The least time between two writes.
 pub const INTERVAL: Duration = Duration::from_secs(5);
+/// The age at which a figure that somebody scales by is written again, though it has not changed: well before
+/// [`figure::MAX_AGE`](super::figure::MAX_AGE).
+const RENEWAL: Duration = Duration::from_secs(10);
 
 /// What the status is about.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +36,7 @@ pub fn of_view(subject: Subject<'_>, view: &PoolView) -> PoolStatus {
     PoolStatus {
         slots: u32::try_from(held).unwrap_or(u32::MAX),
         connections: view.connections,
+        connections_at: view.counted.then_some(Time(subject.now)),
         epoch: view.epoch,
         moving: MoveStatus {
             pending: view.moving.pending,
@@ -74,9 +78,23 @@ fn with_conditions(subject: Subject<'_>, conditions: &[ConditionView]) -> PoolSt
     }
 }
 
-/// When the next write is due: `None` when there is nothing to write.
-pub fn due(before: &PoolStatus, after: &PoolStatus, written: Option<Instant>, now: Instant) -> Option<Instant> {
-    (before != after).then(|| written.map_or(now, |written| written + INTERVAL))
+/// When the next write is due: `None` when there is nothing to write. A later time of the same figure is no news, unless
+/// `is_scaled` says that somebody scales by it: then it is written again while it is still young enough to be used.
+pub fn due(
+    before: &PoolStatus,
+    after: &PoolStatus,
+    is_scaled: bool,
+    written: Option<Instant>,
+    now: Instant,
+) -> Option<Instant> {
+    let (old, new) = (before.connections_at.as_ref(), after.connections_at.as_ref());
+    let is_old = |old: &Time, new: &Time| new.0.duration_since(old.0).unsigned_abs() >= RENEWAL;
+    let renews = match (old, new) {
+        (Some(old), Some(new)) => is_scaled && is_old(old, new),
+        (old, new) => old.is_some() != new.is_some(),
+    };
+    let same_time = PoolStatus { connections_at: before.connections_at.clone(), ..after.clone() };
+    (renews || *before != same_time).then(|| written.map_or(now, |written| written + INTERVAL))
 }
 
 #[cfg(test)]
@@ -102,6 +120,7 @@ pub(crate) mod tests {
             members: Vec::new(),
             desired: 1,
             connections: 40,
+            counted: true,
             moving: MoveView::default(),
             would_move: None,
             breaks: BTreeMap::new(),
@@ -155,8 +174,34 @@ pub(crate) mod tests {
     fn it_is_written_only_when_changed_and_not_too_often() {
         let now = Instant::now();
         let (same, other) = (PoolStatus::default(), of_view(subject(&PoolStatus::default(), 1), &view()));
-        assert_eq!(due(&same, &same, None, now), None);
-        assert_eq!(due(&same, &other, None, now), Some(now));
-        assert_eq!(due(&same, &other, Some(now), now), Some(now + INTERVAL));
+        assert_eq!(due(&same, &same, true, None, now), None);
+        assert_eq!(due(&same, &other, false, None, now), Some(now));
+        assert_eq!(due(&same, &other, false, Some(now), now), Some(now + INTERVAL));
+    }
+
+    #[test]
+    fn the_time_of_a_figure_is_written_again_only_for_those_who_scale_by_it() {
+        let now = Instant::now();
+        let at = |second| of_view(subject(&PoolStatus::default(), second), &view());
+        let mut first = at(100);
+        let due = |before: &PoolStatus, after: &PoolStatus, is_scaled| {
+            // The conditions' times are those of the first status.
+            let after = PoolStatus { conditions: before.conditions.clone(), ..after.clone() };
+            due(before, &after, is_scaled, None, now).is_some()
+        };
+        assert_eq!(
+            [due(&first, &at(109), true), due(&first, &at(110), true), due(&first, &at(500), false)],
+            [false, true, false]
+        );
+        first.connections_at = None;
+        assert!(due(&first, &at(101), false), "a figure is there again");
+        assert!(due(&at(101), &first, false), "there is none any more");
+    }
+
+    #[test]
+    fn a_count_that_is_not_whole_has_no_time() {
+        let mut view = view();
+        view.counted = false;
+        assert_eq!(of_view(subject(&PoolStatus::default(), 1), &view).connections_at, None);
     }
 }

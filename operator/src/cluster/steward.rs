@@ -62,6 +62,8 @@ pub struct Means {
     pub sidecar: Sidecar,
     /// Whether it injects.
     pub injects: bool,
+    /// Whether the metrics API is served: then every pool's figure is kept current.
+    pub serves_metrics: bool,
 }
 
 /// One pool's.

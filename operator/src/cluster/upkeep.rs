@@ -1,6 +1,8 @@
 //! Keeps the objects around a pool as they should be: Services and endpoints, routers, deletion costs, the target's scale,
 //! the status, and events. What should be done is decided by functions of other modules; here it is done.
 
+mod scaler;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,7 @@ use super::steward::Means;
 use super::trouble::{self, Trouble};
 use crate::pool::{PoolStatus, WebSocketPool};
 use crate::rebalance::view::PoolView;
+use scaler::ScalerKeeper;
 
 /// The least time between two rounds: the view changes with each report.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +72,7 @@ pub struct Upkeep {
     slots: Option<BTreeMap<SlotId, SlotObjects>>,
     /// Deletion costs that were written, and may not be seen yet.
     costs: BTreeMap<String, i32>,
+    scaler: ScalerKeeper,
     status: Option<PoolStatus>,
     written: Option<Instant>,
     /// What was in the way when objects were kept last, and until when they are left alone for it.
@@ -109,7 +113,6 @@ impl Upkeep {
             deployments: Api::namespaced(client.clone(), &namespace),
             budgets: Api::namespaced(client.clone(), &namespace),
             pools: Api::namespaced(client, &namespace),
-            means,
             owner,
             state,
             seen,
@@ -121,12 +124,14 @@ impl Upkeep {
             look_again: Instant::now(),
             slots: None,
             costs: BTreeMap::new(),
+            scaler: ScalerKeeper::new(&means.kube, &namespace),
             status: None,
             written: None,
             troubles: Vec::new(),
             rest_until: Instant::now(),
             told: None,
             refused: None,
+            means,
         }
     }
 
@@ -174,7 +179,7 @@ impl Upkeep {
         for (reason, message) in &self.troubles {
             view.degrade(reason, message);
         }
-        for (reason, message) in self.bypass.iter().chain(&self.load(&view)) {
+        for (reason, message) in self.bypass.iter().chain(&self.load(&view)).chain(self.scaler.trouble()) {
             view.degrade(reason, message);
         }
         self.means.shown.show(&self.owner.key, &view);
@@ -202,6 +207,7 @@ impl Upkeep {
         troubles.extend(self.end_routers().await.err());
         troubles.extend(self.keep_costs(view, pods).await.err().map(refusal));
         troubles.extend(self.keep_scale(view, pods).await.err());
+        troubles.extend(self.keep_scaler().await.err().map(refusal));
         troubles.extend(self.find_bypass(pods).await.err().map(refusal));
         troubles
     }
@@ -406,6 +412,13 @@ impl Upkeep {
         Ok(())
     }
 
+    /// The pool's autoscaler.
+    async fn keep_scaler(&mut self) -> Result<(), AskError> {
+        let Some(pool) = self.state.borrow().pool.clone() else { return Ok(()) };
+        let replicas = self.seen.borrow().scaled.as_ref().map(|scaled| scaled.desired);
+        self.scaler.keep(&self.owner, &pool, replicas).await
+    }
+
     async fn apply<K>(&self, api: &Api<K>, name: &str, object: &K) -> Result<(), AskError>
     where
         K: Clone + Serialize + DeserializeOwned + std::fmt::Debug,
@@ -433,7 +446,8 @@ impl Upkeep {
 
     async fn write_status(&mut self, before: &PoolStatus, after: PoolStatus) {
         let now = Instant::now();
-        if status::due(before, &after, self.written, now).is_none_or(|due| due > now) {
+        let is_scaled = self.means.serves_metrics || self.scaler.is_scaled();
+        if status::due(before, &after, is_scaled, self.written, now).is_none_or(|due| due > now) {
             return;
         }
         let name = &self.owner.key.name;

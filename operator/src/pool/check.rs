@@ -117,7 +117,6 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     let gateway = spec.gateway.as_ref().map(|gateway| faults.gateway(gateway));
     faults.within("spec.router.replicas", spec.router.replicas, 0, MAX_REPLICAS);
     if let Some(autoscaling) = &spec.autoscaling {
-        faults.unbuilt("spec.autoscaling", "an autoscaler", "leave it out");
         faults.autoscaling(autoscaling);
     }
     if let Some(redis) = &spec.redis {
@@ -493,7 +492,7 @@ mod tests {
   notice: {closeCode: 1006}
   drain: {timeout: 0s}
   gateway: {path: /gateway, url: 'wss://s{slot}/'}
-  autoscaling: {minReplicas: 1, maxReplicas: 2, connectionsPerPod: 1000}
+  autoscaling: {minReplicas: 3, maxReplicas: 2, connectionsPerPod: 1000}
   redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}";
         insta::assert_snapshot!(faults(spec).join("\n"));
     }

@@ -1,7 +1,7 @@
 //! What the machine says of its pool: slots, the move, and conditions.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ring::SlotId;
 use ring::wire::BreakCause;
@@ -11,6 +11,10 @@ use super::pace::Reason;
 use super::{Machine, State, Term, estimate};
 use crate::planner::{self, MemberState, Role};
 use crate::pool::Mode;
+
+/// A report counts for so long in the number of a pool's connections. Autoscalers look every 15 s; a sidecar is asked
+/// several times a second.
+const COUNTED_FOR: Duration = Duration::from_secs(10);
 
 /// A pool, as `GET /v1/pools` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +43,9 @@ pub struct PoolView {
     pub desired: usize,
     /// Connections held in the pool.
     pub connections: u64,
+    /// Whether that is all of them: every member that may hold some was heard lately.
+    #[serde(skip)]
+    pub counted: bool,
     /// The move under way, or what the last one came to.
     #[serde(rename = "move")]
     pub moving: MoveView,
@@ -153,10 +160,29 @@ impl Machine {
             members: self.member_views(),
             desired: self.desired,
             connections: self.connections(),
+            counted: self.is_counted(now),
             moving: if self.moving.is_some() { self.move_view(now) } else { self.last.clone() },
             would_move: self.would_move(),
             breaks: self.fleet.breaks(),
         }
+    }
+
+    /// A server that has just started holds nothing yet; any other one that is silent may hold anything.
+    fn is_counted(&self, now: Instant) -> bool {
+        let holds = |uid: &str| self.saved.roster.slots.iter().filter_map(|s| s.holder.as_ref()).any(|h| h.uid == uid);
+        let heard = |uid: &str| {
+            let heard = self.fleet.get(uid).map(|sidecar| sidecar.heard);
+            heard.is_some_and(|heard| now.saturating_duration_since(heard) <= COUNTED_FOR)
+        };
+        let mut members = self.members.iter().filter(|member| member.role == Role::App).filter_map(|member| {
+            let uid = member.uid.as_deref()?;
+            match member.state {
+                MemberState::Dead => None,
+                MemberState::Starting if !holds(uid) => None,
+                _ => Some(heard(uid)),
+            }
+        });
+        members.next().is_some_and(|first| first) && members.all(|heard| heard)
     }
 
     pub(super) fn move_view(&self, now: Instant) -> MoveView {

@@ -14,6 +14,9 @@ pub const CONTROLLERS: &str = "controllers";
 /// The API server, as aggregated API servers know it.
 pub const FRONT_PROXY: &str = "front-proxy";
 
+/// Somebody whom the front proxy's authority vouches for too, and who is not the API server.
+pub const STRANGER: &str = "stranger";
+
 /// Writes the files of a control plane.
 #[derive(Debug)]
 pub struct Certificates<'a> {
@@ -31,7 +34,7 @@ impl Certificates<'_> {
     /// | `ca.crt` | who signs all but the front proxy |
     /// | `front-proxy-ca.crt` | who signs the front proxy, and nobody else |
     /// | `apiserver.crt`, `.key` | the API server at `address` |
-    /// | `admin`, `controllers`, `front-proxy` | see the constants |
+    /// | `admin`, `controllers`, `front-proxy`, `stranger` | see the constants |
     /// | `accounts.key`, `.pub` | what the tokens of service accounts are signed with |
     pub fn write(folder: &Path, address: IpAddr) {
         let write = Certificates { folder };
@@ -43,6 +46,7 @@ impl Certificates<'_> {
         write.signed(CONTROLLERS, &params("system:kube-controller-manager", None), &ca);
         let front_proxy_ca = write.authority("front-proxy-ca");
         write.signed(FRONT_PROXY, &params(FRONT_PROXY, None), &front_proxy_ca);
+        write.signed(STRANGER, &params(STRANGER, None), &front_proxy_ca);
         let accounts = key();
         write.file("accounts.key", &accounts.serialize_pem());
         write.file("accounts.pub", &accounts.public_key_pem());

@@ -40,11 +40,17 @@ pub struct Replica {
 impl Operators {
     /// Installs the chart for pools of this namespace, and starts a process for each pod of its Deployment.
     pub async fn install(namespace: &Namespace, replicas: usize) -> Self {
+        Self::install_with(namespace, replicas, "").await
+    }
+
+    /// The same with further values: a part of YAML in flow style, without its braces.
+    pub async fn install_with(namespace: &Namespace, replicas: usize, values: &str) -> Self {
         install_crd(namespace).await;
         let access = namespace.access();
         let release = Release::new(access, namespace.name(), namespace.name());
         let values = format!(
-            "{{replicas: {replicas}, watchNamespaces: [{}], crd: {{install: false}}, log: 'info,operator=debug'}}",
+            "{{replicas: {replicas}, watchNamespaces: [{}], crd: {{install: false}}, log: 'info,operator=debug', \
+             {values}}}",
             namespace.name()
         );
         release.install(&values, &[]).await.unwrap_or_else(|error| panic!("the chart is not installed: {error}"));
@@ -88,6 +94,11 @@ impl Operators {
     /// The process ID of a replica.
     pub fn pid(&self, replica: usize) -> u32 {
         self.replicas[replica].process.pid()
+    }
+
+    /// The address of a replica's pod.
+    pub fn address(&self, replica: usize) -> Ipv4Addr {
+        self.replicas[replica].ip
     }
 
     /// Kills a replica's process (SIGKILL).
