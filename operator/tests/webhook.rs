@@ -158,7 +158,7 @@ async fn a_labelled_pod_is_patched_once() {
     assert_eq!(sidecar["name"], "wspool-sidecar");
     assert_eq!(sidecar["restartPolicy"], "Always");
     assert_eq!(injected["spec"]["terminationGracePeriodSeconds"], 75);
-    assert_eq!(injected["spec"]["volumes"].as_array().map(Vec::len), Some(5));
+    assert_eq!(injected["spec"]["volumes"].as_array().map(Vec::len), Some(6));
 
     let again = served.ask(&review(&injected)).await;
     assert_eq!((&again["allowed"], &again["patch"]), (&json!(true), &Value::Null));

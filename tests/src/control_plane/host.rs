@@ -39,6 +39,8 @@ const POOL_LABEL: &str = "wspool.dev/pool";
 /// The label of those among them that have no app.
 const ROLE_LABEL: &str = "wspool.dev/role";
 const SIDECAR: &str = "wspool-sidecar";
+/// The Secret by which the sidecars of a pool know each other: its name behind the pool's.
+const PEERS_SUFFIX: &str = "-peers";
 
 /// The host of one namespace's pods. Their processes end when it is dropped.
 ///
@@ -319,11 +321,14 @@ impl Work {
             }
             if let Some(source) = &volume.secret {
                 let name = source.secret_name.clone().unwrap_or_default();
-                let secret = until("the pool's Secret", async || {
-                    self.secrets.get(&name).await.map_err(|error| error.to_string())
-                })
-                .await;
-                for (name, bytes) in secret.data.iter().flatten() {
+                let secret = if name.ends_with(PEERS_SUFFIX) {
+                    let made = async || self.secrets.get(&name).await.map(Some).map_err(|error| error.to_string());
+                    until("the Secret that the operator makes", made).await
+                } else {
+                    // A user makes it, or nobody does.
+                    self.secrets.get_opt(&name).await.expect("an answer")
+                };
+                for (name, bytes) in secret.into_iter().flat_map(|secret| secret.data.unwrap_or_default()) {
                     fs::write(place.join(name), &bytes.0).expect("a file of the pod");
                 }
             }
