@@ -212,7 +212,8 @@ async fn while_the_api_server_is_away_nothing_moves_and_all_are_served_also_by_a
     for (number, life) in scene.crowd.lives().iter().enumerate() {
         let by_restart = restarted[number] - until_then[number];
         let must_move = before.owner(&life.key) != after.owner(&life.key);
-        assert!(life.breaks() - by_restart <= usize::from(must_move), "{life:?}");
+        // Whoever was there may have fallen back meanwhile, and comes home.
+        assert!(life.breaks() <= 2 * by_restart + usize::from(must_move), "{life:?}");
     }
     assert_eq!(scene.book.on_two_servers(), Vec::<String>::new());
 }
