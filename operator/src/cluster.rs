@@ -57,7 +57,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::admin::{self, Views};
@@ -250,10 +250,13 @@ impl Cluster {
                 let trust = Trust::new(&kube, metrics.service, renewed, front_proxy.clone(), tls.clone());
                 let reviews = Reviews::new(&kube.apart(REVIEW));
                 let routes = metrics_api::routes(MetricsApi { index: index.clone(), front_proxy, reviews });
-                let served = webhook::serve(metrics.listener, routes, tls, stopped.clone());
+                let (begun, ready) = oneshot::channel();
+                let serving = webhook::serve(metrics.listener, routes, tls, stopped.clone());
+                // Until then connections wait; told to stop before, there is nothing to serve.
+                let served = async { if ready.await.is_ok() { serving.await } else { Ok(()) } };
                 let stop = stopped.clone();
                 tasks.spawn(async {
-                    until_stopped(Box::pin(async { tokio::join!(following, trust.keep()) }), stop).await;
+                    until_stopped(Box::pin(async { tokio::join!(following, trust.keep(begun)) }), stop).await;
                     ("the trust in the metrics API", Ok(()))
                 });
                 tasks.spawn(async {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use axum_server::tls::TlsInfo;
@@ -78,7 +78,12 @@ async fn answer(
 
 fn json(code: StatusCode, kind: &'static str, document: &Value) -> Response {
     let body = Bytes::from(document.to_string());
-    (code, [(header::CONTENT_TYPE, kind)], body).into_response()
+    let mut response = (code, [(header::CONTENT_TYPE, kind)], body).into_response();
+    if code == StatusCode::UNAUTHORIZED {
+        // A certificate is shown once for a connection: with a new authority, or a new name, only a new one can do better.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Whether the newer form of discovery is understood.
@@ -168,5 +173,23 @@ impl MetricsApi {
         });
         let items = items.collect::<Result<Vec<_>, Failure>>()?;
         Ok(documents::values(version, &key.namespace, &items))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_whose_client_is_not_known_ends_and_no_other_does() {
+        let connection = |code| {
+            let response = json(code, "application/json", &failure(code, "why"));
+            response.headers().get(header::CONNECTION).cloned()
+        };
+        assert_eq!(connection(StatusCode::UNAUTHORIZED), Some(HeaderValue::from_static("close")));
+        assert_eq!(
+            [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE].map(connection),
+            [None, None, None]
+        );
     }
 }

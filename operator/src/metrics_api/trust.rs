@@ -10,7 +10,7 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::documents::Version;
 use super::front_proxy::FrontProxy;
@@ -48,13 +48,15 @@ impl Trust {
         Self { kube: kube.clone(), services: Api::all(kube.client()), service, certificate, front_proxy, tls }
     }
 
-    /// Keeps them until it is dropped.
-    pub async fn keep(mut self) {
-        // Before, the API server would be refused, and would remember that for a minute.
+    /// Keeps them until it is dropped. `begun` is told when clients are asked for certificates: one that connected before
+    /// would stay without.
+    pub async fn keep(mut self, begun: oneshot::Sender<()>) {
         if self.front_proxy.wait_for(Option::is_some).await.is_err() {
             return;
         }
         self.serve();
+        // Whoever waited for it may have ended.
+        let _ = begun.send(());
         loop {
             let certificate = self.certificate.borrow_and_update().clone();
             self.front_proxy.mark_unchanged();
