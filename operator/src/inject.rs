@@ -35,9 +35,9 @@
 //!     --http-get=PATH --port=PORT [--host=HOST] [--header='NAME: VALUE']...   an httpGet hook
 //!     --sleep=5s                                                              a sleep hook
 //! ```
-//! After the delay `prestop` asks the sidecar on loopback to drain and waits until it is empty, but never longer than the timeout; then it
-//! does what the hook says and ends with its status. HOST is by default `WSPOOL_POD_IP`, which the app's container then
-//! has. (A `tcpSocket` hook is accepted by Kubernetes and never run: there is nothing to keep.)
+//! After the delay `prestop` asks the sidecar on loopback to drain and waits until it is empty, but never longer than the
+//! timeout; then it does what the hook says and ends with its status. HOST is by default `WSPOOL_POD_IP`, which the app's
+//! container then has. (A `tcpSocket` hook is accepted by Kubernetes and never run: there is nothing to keep.)
 
 mod app;
 pub mod command;

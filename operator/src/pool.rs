@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use ring::duration::GoDuration;
-use ring::settings::{self, Drain, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Unit};
+use ring::settings::{Drain, Gateway, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +112,7 @@ impl WebSocketPool {
 }
 
 /// A workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
     /// Its API group and version: apps/v1.
@@ -227,39 +227,6 @@ pub enum Mode {
     /// Nothing is moved; only what a leaving or dead member makes necessary is placed.
     Paused,
 }
-
-/// The address book for clients that ask before they connect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Gateway {
-    /// The path that answers. Where keys stand in paths, the path of the connection to come goes behind it:
-    /// /gateway/rooms/7.
-    #[serde(default = "settings::Gateway::default_path")]
-    #[schemars(length(max = 256))]
-    pub path: String,
-    /// The address of a slot, with {slot} where its number goes: wss://s{slot}.chat.example.com/.
-    #[schemars(length(max = 1024))]
-    pub url: String,
-    /// The origins whose pages may read the answer (CORS), at most 32: https://chat.example.com. * is any, without
-    /// cookies.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    pub origins: Vec<PageOrigin>,
-    /// How often one client address is answered per second by one pod, 0 to 1000000. 0 means no limit.
-    #[serde(default = "settings::Gateway::default_per_client")]
-    #[schemars(range(min = 0, max = 1_000_000))]
-    pub per_client: u32,
-    /// How many proxies in front append to X-Forwarded-For, 0 to 8. The client is so many from the right of it; with 0
-    /// it is who connects.
-    #[serde(default)]
-    #[schemars(range(min = 0, max = 8))]
-    pub trusted_hops: u8,
-}
-
-/// An origin of pages, as browsers send it: https://chat.example.com, or *.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct PageOrigin(#[schemars(length(max = 256))] pub String);
 
 /// Sidecars without an app, behind the pool's Service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -33,21 +33,30 @@ pub struct Settings {
 
 /// The address book for clients that ask before they connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gateway {
-    /// The path that answers.
+    /// The path that answers. Where keys stand in paths, the path of the connection to come goes behind it:
+    /// /gateway/rooms/7.
     #[serde(default = "Gateway::default_path")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub path: String,
-    /// The address of a slot, with [`Gateway::SLOT`] where its number goes.
+    /// The address of a slot, with {slot} where its number goes: wss://s{slot}.chat.example.com/.
+    #[cfg_attr(feature = "schema", schemars(length(max = 1_024)))]
     pub url: String,
-    /// The origins whose pages may read the answer (CORS); `*` is any.
+    /// The origins whose pages may read the answer (CORS), at most 32: https://chat.example.com. * is any, without
+    /// cookies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 32), inner(length(max = 256))))]
     pub origins: Vec<String>,
-    /// Answers per second for one client address; 0 means no limit.
+    /// How often one client address is answered per second by one pod, 0 to 1000000. 0 means no limit.
     #[serde(default = "Gateway::default_per_client")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1_000_000)))]
     pub per_client: u32,
-    /// How many proxies in front append to `X-Forwarded-For`: so many from its right is the client.
+    /// How many proxies in front append to X-Forwarded-For, 0 to 8. The client is so many from the right of it; with 0
+    /// it is who connects.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 8)))]
     pub trusted_hops: u8,
 }
 

@@ -16,16 +16,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use ring::SlotId;
 use ring::settings::{Gateway, KeySource, Settings};
 use serde::Serialize;
 
 use crate::identity;
 use crate::key::{KeyError, KeyInput};
+use crate::plain::{Body, json, text};
 use crate::sidecar::Sidecar;
 use crate::view::View;
 
@@ -82,18 +82,13 @@ impl<B> KeyInput for Question<'_, B> {
 }
 
 /// Answers a client.
-pub async fn answer<B>(
-    sidecar: &Arc<Sidecar>,
-    view: &View,
-    remote: IpAddr,
-    request: &Request<B>,
-) -> Response<Full<Bytes>> {
+pub async fn answer<B>(sidecar: &Arc<Sidecar>, view: &View, remote: IpAddr, request: &Request<B>) -> Response<Body> {
     let settings = view.settings();
     let found = settings.gateway.as_ref().and_then(|gateway| {
         let path = future_path(settings, gateway, request.uri().path())?;
         Some((gateway, Question { request, path }))
     });
-    let Some((gateway, question)) = found else { return sentence(StatusCode::NOT_FOUND, "there is no address book") };
+    let Some((gateway, question)) = found else { return text(StatusCode::NOT_FOUND, "there is no address book") };
     let mut response = match *request.method() {
         Method::GET | Method::HEAD => look_up(sidecar, settings, gateway, remote, &question).await,
         Method::OPTIONS => methods(StatusCode::NO_CONTENT, ""),
@@ -111,7 +106,7 @@ async fn look_up<B>(
     gateway: &Gateway,
     remote: IpAddr,
     question: &Question<'_, B>,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let forwarded = question.values("x-forwarded-for");
     let visitor = visitors::address(remote, forwarded, gateway.trusted_hops);
     let admitted = {
@@ -121,7 +116,7 @@ async fn look_up<B>(
     if let Err(wait) = admitted {
         sidecar.metrics.gateway("too_many");
         let mut response =
-            sentence(StatusCode::TOO_MANY_REQUESTS, "too many questions from this address; try again in a moment");
+            text(StatusCode::TOO_MANY_REQUESTS, "too many questions from this address; try again in a moment");
         retry_after(&mut response, wait.as_secs() + 1);
         return response;
     }
@@ -130,7 +125,7 @@ async fn look_up<B>(
         // As its handshake would be answered.
         Err(KeyError::Token(error)) => {
             sidecar.metrics.token_refused(error.label());
-            let mut response = sentence(error.status(), &error.to_string());
+            let mut response = text(error.status(), &error.to_string());
             let (name, value) = error.header();
             if let Ok(value) = HeaderValue::try_from(value) {
                 response.headers_mut().insert(name, value);
@@ -139,17 +134,17 @@ async fn look_up<B>(
         }
         Err(error) => {
             sidecar.metrics.bad_request(error.label());
-            return sentence(StatusCode::BAD_REQUEST, &error.to_string());
+            return text(StatusCode::BAD_REQUEST, &error.to_string());
         }
     };
     match locate::locate(sidecar, key.as_deref()).await {
         Ok((slot, epoch)) => {
             sidecar.metrics.gateway("located");
-            json(&Located { url: gateway.url_of(slot), slot, epoch })
+            json(StatusCode::OK, &Located { url: gateway.url_of(slot), slot, epoch })
         }
         Err(refusal) => {
             sidecar.metrics.gateway(refusal.label());
-            let mut response = sentence(refusal.status(), &refusal.to_string());
+            let mut response = text(refusal.status(), &refusal.to_string());
             if refusal.status() != StatusCode::BAD_REQUEST {
                 retry_after(&mut response, 1);
             }
@@ -158,30 +153,12 @@ async fn look_up<B>(
     }
 }
 
-fn retry_after(response: &mut Response<Full<Bytes>>, seconds: u64) {
+fn retry_after(response: &mut Response<Body>, seconds: u64) {
     response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
 }
 
-fn json(located: &Located) -> Response<Full<Bytes>> {
-    match serde_json::to_vec(located) {
-        Ok(body) => with_body(StatusCode::OK, "application/json", body.into()),
-        Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
-}
-
-fn sentence(status: StatusCode, sentence: &str) -> Response<Full<Bytes>> {
-    with_body(status, "text/plain; charset=utf-8", format!("{sentence}\n").into())
-}
-
-fn with_body(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-fn methods(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn methods(status: StatusCode, body: &'static str) -> Response<Body> {
+    let mut response = Response::new(Either::Right(Full::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
     response

@@ -1,9 +1,10 @@
 //! Who a client is, as far as its handshake says.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::cell::LazyCell;
 
 use ring::settings::{KeySource, KeySpec, Missing};
 
+use crate::auth::since_1970_ms;
 use crate::key::{self, KeyError, KeyInput};
 use crate::sidecar::Sidecar;
 use crate::token::{self, TokenError};
@@ -27,14 +28,19 @@ pub async fn read(sidecar: &Sidecar, spec: &KeySpec, request: &impl KeyInput) ->
 }
 
 fn at_once(sidecar: &Sidecar, spec: &KeySpec, request: &impl KeyInput) -> Result<Option<String>, KeyError> {
-    key::key_of(request, spec, |claim| {
+    // Once, however many claims are asked for, and only if one is.
+    let claims = LazyCell::new(|| {
         let Some(jwt) = &spec.jwt else { return Ok(None) };
         let Some(token) = token::find(request, &jwt.token) else { return Ok(None) };
         let keys = sidecar.jwks.keys(jwt);
         if keys.is_empty() {
             return Err(TokenError::NoKeys);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        token::key_in(&token::check(&token, jwt, &keys, now)?, claim)
+        token::check(&token, jwt, &keys, since_1970_ms() / 1000).map(Some)
+    });
+    key::key_of(request, spec, |claim| match &*claims {
+        Ok(Some(claims)) => token::key_in(claims, claim),
+        Ok(None) => Ok(None),
+        Err(error) => Err(*error),
     })
 }

@@ -37,7 +37,7 @@ use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
 use crate::view::View;
 
-type Body = Either<Incoming, Full<Bytes>>;
+pub(crate) type Body = Either<Incoming, Full<Bytes>>;
 
 /// The largest request between sidecars.
 const LARGEST_PEER_REQUEST: usize = 64 * 1024;
@@ -134,7 +134,7 @@ async fn answer(
         // Never passed on: to a peer it would go with the proof of this sidecar.
         Origin::Client if request.uri().path().starts_with(BETWEEN_SIDECARS) => return not_a_peer(&sidecar),
         Origin::Client if gateway::asks(view.settings(), request.uri().path()) => {
-            return gateway::answer(&sidecar, &view, remote.ip(), &request).await.map(Either::Right);
+            return gateway::answer(&sidecar, &view, remote.ip(), &request).await;
         }
         Origin::Client => match identity::read(&sidecar, &view.settings().key, &request).await {
             Ok(key) => (key, Arrival::Owner, false),
@@ -398,7 +398,7 @@ fn not_a_peer(sidecar: &Sidecar) -> Response<Body> {
     response
 }
 
-fn text(status: StatusCode, sentence: &str) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, sentence: &str) -> Response<Body> {
     let mut response = Response::new(Either::Right(Full::from(format!("{sentence}\n"))));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -406,7 +406,7 @@ fn text(status: StatusCode, sentence: &str) -> Response<Body> {
     response
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(body) {
         Ok(bytes) => {
             let mut response = Response::new(Either::Right(Full::from(bytes)));

@@ -48,6 +48,17 @@ impl Backend {
         let (stream, _) = within("a connection to the app", self.listener.accept()).await.expect("an accepted socket");
         Wire::of(stream)
     }
+
+    /// Both ends of a new connection, the client's first: it comes by a sidecar, and the handshake is over.
+    pub async fn ends(&self, sidecar: SocketAddr) -> (Wire, Wire) {
+        let mut client = Wire::dial(sidecar).await;
+        client.send(HANDSHAKE).await;
+        let mut app = self.accept().await;
+        app.head().await;
+        app.send(SWITCHING).await;
+        client.head().await;
+        (client, app)
+    }
 }
 
 impl Wire {

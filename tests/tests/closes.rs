@@ -3,8 +3,7 @@
 use harness::frames::{self, opcode};
 use harness::node::Node;
 use harness::wait::equal;
-use harness::wire::{HANDSHAKE, SWITCHING};
-use harness::{App, Backend, Client, Guestbook, Plan, Sidecar, Wire, until};
+use harness::{App, Backend, Client, Guestbook, Plan, Sidecar, until};
 use ring::settings::{Notice, Settings};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -48,17 +47,6 @@ impl Scene {
     }
 }
 
-/// Both ends of one connection, played by the test.
-async fn ends(scene: &Scene, app: &Backend) -> (Wire, Wire) {
-    let mut client = Wire::dial(scene.from.listen).await;
-    client.send(HANDSHAKE).await;
-    let mut app = app.accept().await;
-    app.head().await;
-    app.send(SWITCHING).await;
-    client.head().await;
-    (client, app)
-}
-
 #[tokio::test]
 async fn the_client_is_told_the_app_sees_a_close_and_what_it_wrote_later_is_counted() {
     let backend = Backend::start().await;
@@ -70,7 +58,7 @@ async fn the_client_is_told_the_app_sees_a_close_and_what_it_wrote_later_is_coun
         ..Notice::default()
     };
     let mut scene = Scene::new(backend.address, notice).await;
-    let (mut client, mut app) = ends(&scene, &backend).await;
+    let (mut client, mut app) = backend.ends(scene.from.listen).await;
     scene.let_go().await;
     let message = frames::plain(opcode::TEXT, b"{\"go\":\"elsewhere\"}");
     assert_eq!(client.exactly(message.len()).await, message);
@@ -111,7 +99,7 @@ async fn a_message_of_16_mib_on_its_way_arrives_whole_before_the_close() {
 async fn a_client_that_has_stopped_reading_cannot_hold_its_key() {
     let backend = Backend::start().await;
     let mut scene = Scene::new(backend.address, Notice::default()).await;
-    let (_client, mut app) = ends(&scene, &backend).await;
+    let (_client, mut app) = backend.ends(scene.from.listen).await;
     let frame = frames::plain(opcode::BINARY, &vec![7; 1 << 20]);
     let writing = async {
         // Until nobody takes any more, and then until the connection is gone.

@@ -147,12 +147,7 @@ async fn messages_of_16_mib_and_fragments_with_control_frames_between_pass() {
 #[tokio::test]
 async fn frames_pass_bit_by_bit_whatever_extensions_make_of_them() {
     let (sidecar, app) = pair().await;
-    let mut client = Wire::dial(sidecar.listen).await;
-    client.send(HANDSHAKE).await;
-    let mut app = app.accept().await;
-    app.head().await;
-    app.send(SWITCHING).await;
-    client.head().await;
+    let (mut client, mut app) = app.ends(sidecar.listen).await;
     let mut compressed = frames::masked(opcode::BINARY, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]);
     compressed[0] |= 0x40; // RSV1
     let mut reserved = frames::masked(0xb, b"an opcode of the future");

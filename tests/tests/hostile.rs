@@ -54,17 +54,6 @@ impl Scene {
     }
 }
 
-/// Both ends of a new connection.
-async fn ends(sidecar: &Sidecar, app: &Backend) -> (Wire, Wire) {
-    let mut client = Wire::dial(sidecar.listen).await;
-    client.send(HANDSHAKE).await;
-    let mut app = app.accept().await;
-    app.head().await;
-    app.send(SWITCHING).await;
-    client.head().await;
-    (client, app)
-}
-
 fn raise_open_files() {
     rlimit::increase_nofile_limit(u64::MAX).expect("a limit that can be raised to its hard one");
 }
@@ -128,7 +117,7 @@ async fn a_head_that_drips_has_no_more_time_than_one_that_stands_still() {
             false
         });
     }
-    let (client, server) = ends(&scene.sidecar, &app).await;
+    let (client, server) = app.ends(scene.sidecar.listen).await;
     assert!(drips.join_all().await.into_iter().all(|stopped| stopped));
     assert_eq!(scene.sidecar.metric("wspool_bad_requests_total{reason=\"slow\"}").await, 100);
     drop((client, server));
@@ -144,7 +133,7 @@ async fn who_never_reads_holds_its_own_memory_only_and_ends_with_the_other_side(
         let before = scene.memory();
         let mut pairs = Vec::new();
         for _ in 0..PAIRS {
-            pairs.push(ends(&scene.sidecar, &app).await);
+            pairs.push(app.ends(scene.sidecar.listen).await);
         }
         let frame = match client_floods {
             false => frames::plain(opcode::BINARY, &vec![7; 1 << 20]),
@@ -159,7 +148,7 @@ async fn who_never_reads_holds_its_own_memory_only_and_ends_with_the_other_side(
         assert!(taken > PAIRS << 16, "only {taken} bytes were taken");
         let grown = scene.memory().saturating_sub(before);
         assert!(grown < (PAIRS as u64) * (256 << 10), "{PAIRS} connections that do not read cost {grown} bytes");
-        let (mut client, mut other) = ends(&scene.sidecar, &app).await;
+        let (mut client, mut other) = app.ends(scene.sidecar.listen).await;
         client.send(frames::masked(opcode::TEXT, b"hello")).await;
         assert_eq!(other.exactly(11).await, frames::masked(opcode::TEXT, b"hello"));
         other.send(frames::plain(opcode::TEXT, b"hello")).await;
@@ -262,7 +251,7 @@ async fn a_reset_at_any_step_of_a_handshake_leaves_nothing_and_reaches_the_other
     }
     let abandoned = scene.sidecar.metric("wspool_handshakes_abandoned_total").await;
     assert_eq!(abandoned, 60, "three of the steps are before the app's answer, and the client's");
-    let (mut client, mut app) = ends(&scene.sidecar, &backend).await;
+    let (mut client, mut app) = backend.ends(scene.sidecar.listen).await;
     client.send("x").await;
     assert_eq!(app.exactly(1).await, b"x");
 }
@@ -289,7 +278,7 @@ async fn a_reset_at_any_step_of_an_eviction_ends_it_and_frees_its_key() {
         let mut plan = Plan::new();
         plan.hold(&[(0, &scene.sidecar)]);
         plan.publish(&[&scene.sidecar, &to]).await;
-        let (mut client, mut app) = ends(&scene.sidecar, &backend).await;
+        let (mut client, mut app) = backend.ends(scene.sidecar.listen).await;
         plan.hold(&[(0, &to)]);
         plan.publish(&[&to, &scene.sidecar]).await;
         let grant = plan.grant(&scene.sidecar, 1);

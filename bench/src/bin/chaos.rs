@@ -40,7 +40,7 @@ async fn main() -> std::io::Result<()> {
     );
     println!("|---|---|---:|---:|---:|---:|---:|---:|---:|");
     for step in STEPS {
-        for row in scenario::take(step, &arms, &arms[0]).await {
+        for row in scenario::take(step, &arms).await {
             println!("{}", line(&row));
         }
     }

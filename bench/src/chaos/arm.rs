@@ -125,13 +125,15 @@ impl Arm {
             Some(nginx) => nginx.entry,
             None => service(&namespace).await,
         };
-        let mut arm = Self { way, crowd: Crowd::start(0, entry), namespace, nginx };
         until("the pool is ready", async || {
-            if arm.is_settled(3).await { Ok(()) } else { Err(arm.kubectl(&["get", "all,wsp"]).await) }
+            if is_settled(&namespace, way, 3).await {
+                Ok(())
+            } else {
+                namespace.kubectl(&["get", "all,wsp"], "").await.and_then(Err)
+            }
         })
         .await;
-        arm.crowd = Crowd::start(clients, entry);
-        arm
+        Self { way, crowd: Crowd::start(clients, entry), namespace, nginx }
     }
 
     /// Runs kubectl in its namespace; says what it complains about.
@@ -140,6 +142,11 @@ impl Arm {
             eprintln!("kubectl {arguments:?}: {error}");
             String::new()
         })
+    }
+
+    /// The UID of one of its pods.
+    pub async fn pod(&self) -> String {
+        self.pods().await.first().and_then(kube::ResourceExt::uid).expect("a pod")
     }
 
     /// Its workload's pods that stay, by name.
@@ -151,26 +158,7 @@ impl Arm {
 
     /// Whether it has so many pods, all of them new, and nothing is to be moved.
     pub async fn is_settled(&self, replicas: usize) -> bool {
-        let get = async |what: &str| {
-            let said = self.namespace.kubectl(&["get", what, "chat", "--output=json"], "").await;
-            said.ok().and_then(|json| serde_json::from_str::<Value>(&json).ok()).unwrap_or_default()
-        };
-        let deployment = get("deployment").await;
-        let status = &deployment["status"];
-        let all = ["updatedReplicas", "readyReplicas"].iter().all(|count| status[count] == replicas);
-        if !all || status["observedGeneration"] != deployment["metadata"]["generation"] {
-            return false;
-        }
-        if self.way == Way::Nginx {
-            return true;
-        }
-        let status = &get("websocketpool").await["status"];
-        let ready = status["conditions"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-        ready && status["slots"] == replicas && status["move"]["pending"] == 0
+        is_settled(&self.namespace, self.way, replicas).await
     }
 
     /// Resident memory of everything in front of its apps, in bytes.
@@ -183,6 +171,29 @@ impl Arm {
         let processes = pods.iter().filter_map(kube::ResourceExt::uid).flat_map(|uid| fault::of_pod(&uid));
         processes.filter(|process| process.command.contains("wspool-sidecar")).map(|p| p.usage().resident).sum()
     }
+}
+
+async fn is_settled(namespace: &Namespace, way: Way, replicas: usize) -> bool {
+    let get = async |what: &str| {
+        let said = namespace.kubectl(&["get", what, "chat", "--output=json"], "").await;
+        said.ok().and_then(|json| serde_json::from_str::<Value>(&json).ok()).unwrap_or_default()
+    };
+    let deployment = get("deployment").await;
+    let status = &deployment["status"];
+    let all = ["updatedReplicas", "readyReplicas"].iter().all(|count| status[count] == replicas);
+    if !all || status["observedGeneration"] != deployment["metadata"]["generation"] {
+        return false;
+    }
+    if way == Way::Nginx {
+        return true;
+    }
+    let status = &get("websocketpool").await["status"];
+    let ready = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    ready && status["slots"] == replicas && status["move"]["pending"] == 0
 }
 
 async fn until_rolled_out(namespace: &Namespace) {

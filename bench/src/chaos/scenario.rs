@@ -98,8 +98,8 @@ pub struct Row {
     pub settled: bool,
 }
 
-/// Takes one step with all arms, and waits until it is over.
-pub async fn take(step: Step, arms: &[Arm], operator: &Arm) -> Vec<Row> {
+/// Takes one step with all arms, and waits until it is over. Nodes that suffer are those with a pod of the first arm.
+pub async fn take(step: Step, arms: &[Arm]) -> Vec<Row> {
     let begin = Instant::now();
     let breaks_before: Vec<usize> = arms.iter().map(|arm| arm.crowd.breaks()).collect();
     let moving = async || {
@@ -120,26 +120,25 @@ pub async fn take(step: Step, arms: &[Arm], operator: &Arm) -> Vec<Row> {
             join_all(arms.iter().map(|arm| arm.kubectl(&restart))).await;
         }
         Step::DrainNode => {
-            let node = some_node(operator).await;
+            let node = some_node(&arms[0]).await;
             let drain = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=110s"];
-            operator.kubectl(&drain).await;
-            operator.kubectl(&["uncordon", &node]).await;
+            arms[0].kubectl(&drain).await;
+            arms[0].kubectl(&["uncordon", &node]).await;
         }
         Step::KillPod => {
             for arm in arms {
-                let pod = arm.pods().await.first().and_then(kube::ResourceExt::uid).expect("a pod");
-                let processes = fault::of_pod(&pod);
+                let processes = fault::of_pod(&arm.pod().await);
                 processes.iter().filter(|process| !process.command.contains("/pause")).for_each(fault::Process::kill);
             }
         }
         Step::KillProxy => {
             for arm in arms {
-                let pod = arm.pods().await.first().and_then(kube::ResourceExt::uid).expect("a pod");
+                let sidecar = |process: &fault::Process| process.command.contains("wspool-sidecar");
                 let proxy = match arm.way {
-                    Way::Nginx => Some(fault::with("nginx: worker process")),
-                    _ => fault::of_pod(&pod).into_iter().find(|process| process.command.contains("wspool-sidecar")),
+                    Way::Nginx => fault::with("nginx: worker process"),
+                    _ => fault::of_pod(&arm.pod().await).into_iter().find(sidecar).expect("a sidecar"),
                 };
-                proxy.expect("a proxy").kill();
+                proxy.kill();
             }
         }
         Step::KillOperator => {
@@ -164,12 +163,12 @@ pub async fn take(step: Step, arms: &[Arm], operator: &Arm) -> Vec<Row> {
             scale(arms, step.replicas()).await;
         }
         Step::CutCable => {
-            let node = some_node(operator).await;
+            let node = some_node(&arms[0]).await;
             fault::cable(&node, "down");
             tokio::time::sleep(CUT).await;
             fault::cable(&node, "up");
         }
-        Step::PowerOff => fault::power_off(&some_node(operator).await),
+        Step::PowerOff => fault::power_off(&some_node(&arms[0]).await),
     }
     let settled = over(step, arms).await;
     let end = Instant::now();

@@ -8,17 +8,14 @@ use k8s_openapi::api::autoscaling::v2::{
     MetricTarget, ObjectMetricSource,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::ResourceExt as _;
+use kube::{Resource as _, ResourceExt as _};
 
 use super::objects::Owner;
 use super::trouble::Trouble;
-use crate::pool::{Autoscaling, PoolSpec, Target};
+use crate::pool::{Autoscaling, PoolSpec, Target, WebSocketPool};
 
 /// The metric of a pool.
 pub const METRIC: &str = "connections";
-const GROUP: &str = "wspool.dev";
-const API_VERSION: &str = "wspool.dev/v1alpha1";
-const KIND: &str = "WebSocketPool";
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,8 +37,11 @@ pub fn plan(owner: &Owner, spec: &PoolSpec, replicas: Option<u32>, there: &[Hori
     let name = owner.key.name.as_str();
     let (ours, foreign): (Vec<_>, Vec<_>) =
         there.iter().partition(|scaler| scaler.name_any() == name && owner.has(*scaler));
-    let of_pool: Vec<_> =
-        foreign.iter().filter(|scaler| is_of(scaler, GROUP, KIND, name)).map(|s| s.name_any()).collect();
+    let of_pool: Vec<_> = foreign
+        .iter()
+        .filter(|scaler| is_of(scaler, &WebSocketPool::group(&()), &WebSocketPool::kind(&()), name))
+        .map(|s| s.name_any())
+        .collect();
     let of_target = |target: &Target| {
         let group = target.api_version.split_once('/').map_or("", |(group, _)| group);
         let others = foreign.iter().filter(|scaler| is_of(scaler, group, &target.kind, &target.name));
@@ -100,8 +100,8 @@ fn is_of(scaler: &HorizontalPodAutoscaler, group: &str, kind: &str, name: &str) 
 /// The pool's own: it scales the pool, which drains pods before it scales the target.
 fn scaler(owner: &Owner, wanted: Autoscaling) -> HorizontalPodAutoscaler {
     let pool = CrossVersionObjectReference {
-        api_version: Some(API_VERSION.to_owned()),
-        kind: KIND.to_owned(),
+        api_version: Some(WebSocketPool::api_version(&()).into_owned()),
+        kind: WebSocketPool::kind(&()).into_owned(),
         name: owner.key.name.clone(),
     };
     let metric = ObjectMetricSource {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::pod::PodFacts;
 use crate::inject;
-use crate::pool::WebSocketPool;
+use crate::pool::{Target, WebSocketPool};
 
 /// Names a pool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,10 +85,16 @@ impl Index {
     /// A pool was made or changed.
     pub fn apply_pool(&mut self, pool: WebSocketPool) {
         let (Some(key), Some(uid)) = (key_of(&pool), pool.uid()) else { return };
+        let claim = |pool: &WebSocketPool| (pool.spec.target.clone(), pool.creation_timestamp());
+        let before = self.resource(&key).map(|pool| claim(&pool));
+        // Most changes are of a status.
+        let claims_anew = before.as_ref() != Some(&claim(&pool));
         let namespace = key.namespace.clone();
         self.state(&key).send_modify(|state| state.pool = Some(Arc::new(pool)));
         self.pools.send_if_modified(|pools| pools.insert(key, uid.clone()).is_none_or(|old| old != uid));
-        self.settle_targets(&namespace);
+        if claims_anew {
+            self.settle_targets(&namespace);
+        }
     }
 
     /// A pool is gone.
@@ -166,13 +172,18 @@ impl Index {
 
     /// A workload that several pools of a namespace name belongs to the oldest of them.
     fn settle_targets(&self, namespace: &str) {
-        let of_namespace = || self.states.iter().filter(|(key, _)| key.namespace == namespace);
-        let mut pools: Vec<_> = of_namespace().filter_map(|(_, state)| state.borrow().pool.clone()).collect();
+        let mut pools = self.resources(namespace);
         pools.sort_by_key(|pool| (pool.creation_timestamp(), pool.name_any()));
-        for (key, state) in of_namespace() {
-            let target = state.borrow().pool.as_ref().and_then(|pool| pool.spec.target.clone());
-            let oldest = target.and_then(|target| pools.iter().find(|pool| pool.spec.target.as_ref() == Some(&target)));
-            let elder = oldest.map(|pool| pool.name_any()).filter(|name| *name != key.name);
+        let mut oldest: BTreeMap<&Target, String> = BTreeMap::new();
+        for pool in &pools {
+            if let Some(target) = &pool.spec.target {
+                oldest.entry(target).or_insert_with(|| pool.name_any());
+            }
+        }
+        for pool in &pools {
+            let Some(state) = key_of(&**pool).and_then(|key| self.states.get(&key)) else { continue };
+            let elder = pool.spec.target.as_ref().and_then(|target| oldest.get(target)).cloned();
+            let elder = elder.filter(|name| *name != pool.name_any());
             state.send_if_modified(|state| std::mem::replace(&mut state.elder, elder.clone()) != elder);
         }
     }

@@ -10,12 +10,14 @@ use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort, ServiceS
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Resource as _;
 use ring::SlotId;
 
 use super::index::PoolKey;
 use super::pod::PodFacts;
 use super::router::Entrance;
 use crate::inject::{POOL_LABEL, port};
+use crate::pool::WebSocketPool;
 use crate::rebalance::view::PoolView;
 
 /// Who writes these objects, in `managedFields` and in labels.
@@ -67,8 +69,8 @@ impl Owner {
     /// As owner. It does not block its deletion, which would need more rights.
     fn reference(&self) -> OwnerReference {
         OwnerReference {
-            api_version: "wspool.dev/v1alpha1".to_owned(),
-            kind: "WebSocketPool".to_owned(),
+            api_version: WebSocketPool::api_version(&()).into_owned(),
+            kind: WebSocketPool::kind(&()).into_owned(),
             name: self.key.name.clone(),
             uid: self.uid.clone(),
             controller: Some(true),
@@ -86,8 +88,8 @@ impl Owner {
     /// As what an event is about.
     pub fn object(&self) -> ObjectReference {
         ObjectReference {
-            api_version: Some("wspool.dev/v1alpha1".to_owned()),
-            kind: Some("WebSocketPool".to_owned()),
+            api_version: Some(WebSocketPool::api_version(&()).into_owned()),
+            kind: Some(WebSocketPool::kind(&()).into_owned()),
             name: Some(self.key.name.clone()),
             namespace: Some(self.key.namespace.clone()),
             uid: Some(self.uid.clone()),
@@ -100,7 +102,8 @@ impl Owner {
         format!("{POOL_LABEL}={},{MANAGED_BY}={MANAGER},{SLOT_LABEL}", self.key.name)
     }
 
-    /// The pool's Service: any pod that is ready where clients enter, at its sidecar. Its port has the number that clients of the app know.
+    /// The pool's Service: any pod that is ready where clients enter, at its sidecar. Its port has the number that clients
+    /// of the app know.
     pub fn service(&self, entrance: Entrance) -> Service {
         Service {
             metadata: self.metadata(self.key.name.clone()),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -44,16 +45,23 @@ pub struct PodFacts {
     pub sidecar: Injected,
     /// The sidecar's image; empty without one.
     pub image: String,
-    /// Its labels, by which Services select it.
-    pub labels: BTreeMap<String, String>,
-    /// The ports that its containers name.
-    pub ports: BTreeMap<String, i32>,
+    /// How Services find it: these facts are copied for each round, and it is looked at seldom.
+    pub reach: Arc<Reach>,
     /// How long it may take to end, in seconds.
     pub grace_seconds: i64,
     /// Its deletion cost, as it is written.
     pub cost: Option<String>,
     /// Who made it, from which template.
     pub revision: String,
+}
+
+/// What Services select a pod by, and lead to in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The ports that its containers name.
+    pub ports: BTreeMap<String, i32>,
 }
 
 /// Whether a pod has the sidecar.
@@ -95,8 +103,10 @@ impl PodFacts {
             standing: standing(pod),
             sidecar,
             image: container.and_then(|container| container.image.clone()).unwrap_or_default(),
-            labels: pod.labels().clone(),
-            ports: ports.filter_map(|port| Some((port.name.clone()?, port.container_port))).collect(),
+            reach: Arc::new(Reach {
+                labels: pod.labels().clone(),
+                ports: ports.filter_map(|port| Some((port.name.clone()?, port.container_port))).collect(),
+            }),
             grace_seconds: spec.termination_grace_period_seconds.unwrap_or(30),
             cost: pod.annotations().get(DELETION_COST).cloned(),
             revision: format!("{owner}/{}", label(REVISION).map_or("", String::as_str)),

@@ -69,11 +69,11 @@ pub fn of_services(pool: &str, port: u16, services: &[Service], pods: &[PodFacts
             return false;
         }
         let selected =
-            pods.iter().filter(|pod| selector.clone().all(|(name, value)| pod.labels.get(name) == Some(value)));
+            pods.iter().filter(|pod| selector.clone().all(|(name, value)| pod.reach.labels.get(name) == Some(value)));
         let leads_to_app = |pod: &PodFacts, from: &ServicePort| match &from.target_port {
             None => from.port == i32::from(port),
             Some(IntOrString::Int(to)) => *to == i32::from(port),
-            Some(IntOrString::String(name)) => pod.ports.get(name) == Some(&i32::from(port)),
+            Some(IntOrString::String(name)) => pod.reach.ports.get(name) == Some(&i32::from(port)),
         };
         selected.into_iter().any(|pod| spec.ports.iter().flatten().any(|from| leads_to_app(pod, from)))
     };

@@ -13,7 +13,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::runtime::events::Event;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Resource as _, ResourceExt as _};
 use ring::SlotId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -451,7 +451,11 @@ impl Upkeep {
             return;
         }
         let name = &self.owner.key.name;
-        let body = json!({"apiVersion": "wspool.dev/v1alpha1", "kind": "WebSocketPool", "status": after});
+        let body = json!({
+            "apiVersion": WebSocketPool::api_version(&()),
+            "kind": WebSocketPool::kind(&()),
+            "status": after,
+        });
         let params = PatchParams::apply(MANAGER).force();
         let patch = Patch::Apply(body);
         let request = self.pools.patch_status(name, &params, &patch);

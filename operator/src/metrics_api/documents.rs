@@ -1,11 +1,13 @@
 //! The documents of the API, as its readers know them: discovery, values, failures.
 
 use axum::http::StatusCode;
+use kube::Resource as _;
 use serde_json::{Value, json};
 
 use super::question::{GROUP, RESOURCE};
 use crate::cluster::autoscaler::METRIC;
 use crate::cluster::figure::Figure;
+use crate::pool::WebSocketPool;
 
 /// A version of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,10 +109,10 @@ pub fn resources(version: Version) -> Value {
 pub fn values(version: Version, namespace: &str, items: &[Item]) -> Value {
     let item = |Item { name, figure }: &Item| {
         let pool = json!({
-            "kind": "WebSocketPool",
+            "kind": WebSocketPool::kind(&()),
             "namespace": namespace,
             "name": name,
-            "apiVersion": "wspool.dev/v1alpha1",
+            "apiVersion": WebSocketPool::api_version(&()),
         });
         // Whole seconds, as every reader knows them.
         let at = k8s_openapi::jiff::Timestamp::from_second(figure.at.as_second()).unwrap_or(figure.at);

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use ring::KeyHasher;
 use ring::duration::GoDuration;
-use ring::settings::{self, KeySource, KeySpec, Mounted, NoticeProtocol, SecretKey, Settings, Trust};
+use ring::settings::{self, Gateway, KeySource, KeySpec, Mounted, NoticeProtocol, SecretKey, Settings, Trust};
 
 use super::rules::{self, Span};
-use super::{
-    Algorithm, Autoscaling, Gateway, Hashing, Mode, PerMinute, Rate, SeedSource, Strategy, Target, WebSocketPool,
-};
+use super::{Algorithm, Autoscaling, Hashing, Mode, PerMinute, Rate, SeedSource, Strategy, Target, WebSocketPool};
 
 /// The most slots.
 const MAX_REPLICAS: u32 = 1_000;
@@ -114,7 +112,9 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     faults.notice(&spec.notice);
     faults.duration(&rules::DRAIN_TIMEOUT, spec.drain.timeout);
     faults.limits(&spec.limits);
-    let gateway = spec.gateway.as_ref().map(|gateway| faults.gateway(gateway));
+    if let Some(gateway) = &spec.gateway {
+        faults.gateway(gateway);
+    }
     faults.within("spec.router.replicas", spec.router.replicas, 0, MAX_REPLICAS);
     if let Some(autoscaling) = &spec.autoscaling {
         faults.autoscaling(autoscaling);
@@ -140,7 +140,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
                 // A sidecar on its own does not know how large the pool is.
                 Rate::Share(_) => settings::Rate::default(),
             },
-            gateway,
+            gateway: spec.gateway.clone(),
         },
         pace,
     })
@@ -335,7 +335,7 @@ impl Checker {
         self.duration(&rules::IDLE, limits.idle);
     }
 
-    fn gateway(&mut self, gateway: &Gateway) -> settings::Gateway {
+    fn gateway(&mut self, gateway: &Gateway) {
         let Gateway { path, url, origins, per_client, trusted_hops } = gateway;
         let good = path.starts_with('/') && path.len() > 1 && !path.ends_with('/') && !path.contains(['?', '#']);
         self.require(good, "spec.gateway.path", path, rules::GATEWAY_PATH);
@@ -345,19 +345,11 @@ impl Checker {
         if origins.len() > rules::MAX_ORIGINS {
             self.add("spec.gateway.origins", format!("{} origins", origins.len()), rules::ORIGINS);
         }
-        let origins: Vec<String> = origins.iter().map(|origin| origin.0.clone()).collect();
         for (index, origin) in origins.iter().enumerate() {
             self.require(is_origin(origin), &format!("spec.gateway.origins[{index}]"), origin, rules::ORIGIN);
         }
         self.within("spec.gateway.perClient", *per_client, 0, 1_000_000);
         self.within("spec.gateway.trustedHops", u32::from(*trusted_hops), 0, 8);
-        settings::Gateway {
-            path: path.clone(),
-            url: url.clone(),
-            origins,
-            per_client: *per_client,
-            trusted_hops: *trusted_hops,
-        }
     }
 
     fn autoscaling(&mut self, autoscaling: &Autoscaling) {
