@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Error, ResourceExt as _};
 use serde_json::json;
 
 use super::{NODE, NODE_ADDRESS};
@@ -75,7 +75,11 @@ impl Kubelet {
         let name = pod.name_any();
         let this = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let now = DeleteParams::default().grace_period(0).preconditions(this);
-        self.pods.delete(&name, &now).await.unwrap_or_else(|error| panic!("the end of pod {name}: {error}"));
+        match self.pods.delete(&name, &now).await {
+            // Somebody deleted it without waiting for its kubelet.
+            Err(Error::Api(refusal)) if refusal.is_not_found() => {}
+            ended => drop(ended.unwrap_or_else(|error| panic!("the end of pod {name}: {error}"))),
+        }
         until(&format!("pod {name} is gone"), async || {
             match self.pods.get_opt(&name).await.map_err(|error| error.to_string())? {
                 Some(left) if left.metadata.uid == pod.metadata.uid => Err("it is still there".into()),
