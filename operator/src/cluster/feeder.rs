@@ -195,7 +195,7 @@ fn input(
             "{} {} has pods, and none with the label wspool.dev/pool: {}: add it to the pod template",
             target.kind, target.name, pool.name
         );
-        troubles.push(("NoMembers", sentence));
+        troubles.push((trouble::NO_MEMBERS, sentence));
     }
     let apps = pods.iter().filter(|pod| pod.role == Role::App && pod.stays()).count();
     let wanted = pool.replicas.or(scaled.map(|scaled| scaled.desired));

@@ -3,6 +3,7 @@
 
 use kube::runtime::events::{Event, EventType};
 
+use super::trouble::NO_MEMBERS;
 use crate::rebalance::State;
 use crate::rebalance::view::PoolView;
 
@@ -13,7 +14,8 @@ pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
     if after.epoch > before.epoch && holders(before) != holders(after) {
         let held = after.slots.iter().filter_map(|slot| Some(format!("{} {}", slot.id, slot.member.as_ref()?)));
         let held = held.collect::<Vec<_>>().join(", ");
-        events.push(normal("Placed", "Place", format!("epoch {}: slots {held}", after.epoch)));
+        let held = if held.is_empty() { "no slot has a holder".to_owned() } else { format!("slots {held}") };
+        events.push(normal("Placed", "Place", format!("epoch {}: {held}", after.epoch)));
     }
     let (was_moving, is_moving) = (is_moving(before), is_moving(after));
     let moved = &after.moving;
@@ -32,7 +34,7 @@ pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
     }
     let is_new = |reason: &str| before.troubles.iter().all(|(before, _)| *before != reason);
     let new = after.troubles.iter().filter(|(reason, _)| is_new(reason));
-    events.extend(new.map(|(reason, message)| trouble(reason, message)));
+    events.extend(new.map(|(reason, message)| trouble_of(after, reason, message)));
     if !before.troubles.is_empty() && after.troubles.is_empty() {
         let reasons: Vec<_> = before.troubles.iter().map(|(reason, _)| *reason).collect();
         events.push(normal("Recovered", "Watch", format!("over: {}", reasons.join(", "))));
@@ -42,7 +44,16 @@ pub fn between(before: &PoolView, after: &PoolView) -> Vec<Event> {
 
 /// What is worth an event when a pool is seen for the first time.
 pub fn first(view: &PoolView) -> Vec<Event> {
-    view.troubles.iter().map(|(reason, message)| trouble(reason, message)).collect()
+    view.troubles.iter().map(|(reason, message)| trouble_of(view, reason, message)).collect()
+}
+
+/// Who applies a pool has yet to label its pods: that is no reason to be warned while nobody has a connection to lose.
+fn trouble_of(view: &PoolView, reason: &str, message: &str) -> Event {
+    if reason == NO_MEMBERS && view.connections == 0 {
+        normal(reason, "Watch", message.to_owned())
+    } else {
+        trouble(reason, message)
+    }
 }
 
 /// Something is wrong.
@@ -99,6 +110,24 @@ mod tests {
         assert_eq!(reasons(&further, &ended), ["MoveEnded"]);
         assert_eq!(reasons(&ended, &ended), [""; 0]);
         assert_eq!(reasons(&stable, &ended), ["Placed", "MoveStarted", "MoveEnded"], "one that nobody has seen");
+    }
+
+    #[test]
+    fn a_placement_without_holders_says_so() {
+        let mut empty = view();
+        (empty.epoch, empty.slots[0].member) = (8, None);
+        assert_eq!(between(&view(), &empty)[0].note.as_deref(), Some("epoch 8: no slot has a holder"));
+    }
+
+    #[test]
+    fn a_pool_whose_pods_are_yet_to_be_labelled_is_no_warning_and_one_that_has_lost_them_is() {
+        let warns = |connections| {
+            let mut view = view();
+            view.connections = connections;
+            view.degrade(NO_MEMBERS, "add it to the pod template");
+            first(&view).iter().map(|event| matches!(event.type_, EventType::Warning)).collect::<Vec<_>>()
+        };
+        assert_eq!((warns(0), warns(40)), (vec![false], vec![true]));
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::rebalance::view::PoolView;
 /// A reason in one word, and a sentence.
 pub type Trouble = (&'static str, String);
 
+/// The target has pods, and none of them is of the pool.
+pub const NO_MEMBERS: &str = "NoMembers";
+
 /// How many pods a sentence names.
 const NAMED: usize = 3;
 

@@ -102,10 +102,22 @@ async fn follow<K: Indexed>(
             }
             Some(Ok(Event::Apply(object))) => object.apply(&mut index.lock()),
             Some(Ok(Event::Delete(object))) => object.delete(&mut index.lock()),
+            Some(Err(error)) if is_ordinary(&error) => {
+                tracing::debug!(kind = K::KIND, %error, "a watch ended; it begins again");
+            }
             Some(Err(error)) => tracing::warn!(kind = K::KIND, %error, "a watch broke; it begins again"),
             // Without an end by its documentation.
             None => std::future::pending().await,
         }
+    }
+}
+
+/// API servers end watches when they are old, when they restart, and when they have forgotten where a watch was.
+fn is_ordinary(error: &Error) -> bool {
+    match error {
+        Error::WatchFailed(_) => true,
+        Error::WatchError(status) => status.code == 410,
+        _ => false,
     }
 }
 
@@ -180,5 +192,22 @@ impl Indexed for PartialObjectMeta<ConfigMap> {
 
     fn retain(index: &mut Index, scope: Scope<'_>, seen: &BTreeSet<PoolKey>) {
         index.retain_placements(scope, seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_watch_that_the_api_server_has_ended_is_ordinary_and_one_that_it_refuses_is_not() {
+        let said = |code| Error::WatchError(Box::new(Status { code, ..Status::default() }));
+        assert!(is_ordinary(&said(410)));
+        assert!(!is_ordinary(&said(403)));
+        let broken = || kube::Error::ReadEvents(std::io::ErrorKind::UnexpectedEof.into());
+        assert!(is_ordinary(&Error::WatchFailed(broken())));
+        assert!(!is_ordinary(&Error::WatchStartFailed(broken())));
     }
 }
