@@ -37,6 +37,7 @@ pub mod objects;
 pub mod pod;
 pub mod replicas;
 pub mod router;
+pub mod routes;
 pub mod status;
 pub mod steward;
 pub mod store;

@@ -5,6 +5,7 @@
 
 pub mod check;
 mod rate;
+mod routes;
 mod rules;
 mod schema;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{CheckedPool, Faults};
 pub use rate::{PerMinute, Rate};
+pub use routes::{HttpRoutes, IngressRoutes, ParentRef, Routes};
 pub(crate) use rules::JWKS_SUFFIX;
 pub use schema::crd;
 
@@ -92,6 +94,9 @@ pub struct PoolSpec {
     /// An address book for clients that ask before they connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+    /// Routes to the slots' addresses, by the host or the path of gateway.url.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Routes>,
     /// Pods of their own at which connections enter, so that none has to enter at a server that may go away.
     #[serde(default)]
     pub router: Router,

@@ -234,6 +234,18 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("spec: {gateway: {path: /gateway, url: 'wss://chat.example.com/'}}", "spec.gateway.url", SLOT_URL),
     ("spec: {gateway: {path: /gateway, url: 'https://s{slot}.chat.example.com/'}}", "spec.gateway.url", SLOT_URL),
     (
+        "spec: {routes: {ingress: {}}}",
+        "spec.routes",
+        "leads to the slots' addresses; write gateway too, for example gateway: {url: 'wss://s{slot}.chat.example.com/'}",
+    ),
+    (
+        "spec: {gateway: {url: 'wss://chat.example.com/?s={slot}'}, routes: {ingress: {}}}",
+        "spec.gateway.url",
+        ROUTED_URL,
+    ),
+    ("spec: {gateway: {url: 'wss://S{slot}.example.com/'}, routes: {ingress: {}}}", "spec.gateway.url", ROUTED_URL),
+    ("spec: {gateway: {url: 'wss://s{slot}:/'}, routes: {ingress: {}}}", "spec.gateway.url", ROUTED_URL),
+    (
         "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/', origins: ['https://chat.example.com/']}}",
         "spec.gateway.origins[0]",
         "is no origin; write for example https://chat.example.com, or *",
@@ -262,6 +274,7 @@ const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 100
 const DISCORD: &str = "keeps clients of Discord away for good; leave it out, which means 4000, or write none of 1000, 1001, 4004, 4010 to 4014";
 const SLOT_URL: &str =
     "cannot be used; write an address with one {slot} in it, for example wss://s{slot}.chat.example.com/";
+const ROUTED_URL: &str = "cannot be routed; write {slot} into the host or the path, and no query, for example wss://s{slot}.chat.example.com/";
 
 /// Refused by both, each in its own words: the change, what kubectl says, what the operator says.
 const REFUSED_IN_OTHER_WORDS: &[(&str, &str, &str)] = &[
@@ -295,6 +308,16 @@ const REFUSED_IN_OTHER_WORDS: &[(&str, &str, &str)] = &[
         "spec: {key: {from: [{}]}}",
         "spec.key.from[0]: Invalid value: is not one source; write one of query, header, cookie, path, subprotocol and jwt",
         "spec.key.from[0]: invalid value: map, expected map with a single key",
+    ),
+    (
+        "spec: {gateway: {url: 'wss://s{slot}.example.com/'}, routes: {ingress: {}, httpRoute: {parentRefs: [{name: a}]}}}",
+        "spec.routes: Invalid value: is not one way; write one of ingress and httpRoute",
+        "spec.routes: invalid value: map, expected map with a single key",
+    ),
+    (
+        "spec: {gateway: {url: 'wss://s{slot}.example.com/'}, routes: {httpRoute: {parentRefs: []}}}",
+        "spec.routes.httpRoute.parentRefs: Invalid value: 0: spec.routes.httpRoute.parentRefs in body should have at least 1 items",
+        "spec.routes.httpRoute.parentRefs: 0 Gateways are not 1 to 32 Gateways; write for example - name: front",
     ),
     (
         "spec: {key: {from: [{jwt: sub}], jwt: {jwksUri: 'https://a'}}}",
@@ -399,6 +422,8 @@ const ACCEPTED: &[&str] = &[
     "spec: {key: {from: [{query: ü}, {header: X-User}, {cookie: __Host-id}, {path: '/*/{key}'}, {path: '/{key}/'}]}}",
     "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/'}}",
     "spec: {gateway: {path: /a/b, url: 'ws://chat.example.com/{slot}/ws', origins: ['*', 'https://[::1]:8443', 'capacitor://localhost'], perClient: 0, trustedHops: 8}}",
+    "spec: {gateway: {url: 'wss://s{slot}.example.com:8443/ws'}, routes: {ingress: {className: nginx, annotations: {a: b}, tlsSecretName: chat}}}",
+    "spec: {gateway: {url: 'ws://example.com/{slot}'}, routes: {httpRoute: {parentRefs: [{name: front, namespace: infra, sectionName: wss}]}}}",
     "spec: {key: {from: [{subprotocol: user.}, {query: user}], missing: Reject, trust: AppAsserted}}",
     "spec: {key: {from: [{jwt: sub}], trust: Verified, jwt: {issuer: 'https://idp.example.com/', audiences: [chat], \
      jwksUri: 'https://idp.example.com/jwks.json', caFrom: {secretKeyRef: {name: chat-jwks, key: ca.crt}}}}}",

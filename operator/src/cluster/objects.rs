@@ -99,7 +99,12 @@ impl Owner {
 
     /// What lists the objects of the pool's slots.
     pub fn slot_selector(&self) -> String {
-        format!("{POOL_LABEL}={},{MANAGED_BY}={MANAGER},{SLOT_LABEL}", self.key.name)
+        format!("{},{SLOT_LABEL}", self.selector())
+    }
+
+    /// What lists the objects of the pool.
+    pub fn selector(&self) -> String {
+        format!("{POOL_LABEL}={},{MANAGED_BY}={MANAGER}", self.key.name)
     }
 
     /// The pool's Service: any pod that is ready where clients enter, at its sidecar. Its port has the number that clients

@@ -1,6 +1,7 @@
 //! Keeps the objects around a pool as they should be: Services and endpoints, routers, deletion costs, the target's scale,
 //! the status, and events. What should be done is decided by functions of other modules; here it is done.
 
+mod routes;
 mod scaler;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use super::steward::Means;
 use super::trouble::{self, Trouble};
 use crate::pool::{PoolStatus, WebSocketPool};
 use crate::rebalance::view::PoolView;
+use routes::RoutesKeeper;
 use scaler::ScalerKeeper;
 
 /// The least time between two rounds: the view changes with each report.
@@ -72,6 +74,7 @@ pub struct Upkeep {
     slots: Option<BTreeMap<SlotId, SlotObjects>>,
     /// Deletion costs that were written, and may not be seen yet.
     costs: BTreeMap<String, i32>,
+    routes: RoutesKeeper,
     scaler: ScalerKeeper,
     status: Option<PoolStatus>,
     written: Option<Instant>,
@@ -124,6 +127,7 @@ impl Upkeep {
             look_again: Instant::now(),
             slots: None,
             costs: BTreeMap::new(),
+            routes: RoutesKeeper::new(&means.kube, &namespace),
             scaler: ScalerKeeper::new(&means.kube, &namespace),
             status: None,
             written: None,
@@ -204,6 +208,7 @@ impl Upkeep {
         // Routers are there before the Service leads to them, and until it no longer does.
         troubles.extend(self.keep_routers(view, pods).await.err());
         troubles.extend(self.keep_service(pods).await.err());
+        troubles.extend(self.keep_routes(view).await.err());
         troubles.extend(self.end_routers().await.err());
         troubles.extend(self.keep_costs(view, pods).await.err().map(refusal));
         troubles.extend(self.keep_scale(view, pods).await.err());
@@ -313,6 +318,13 @@ impl Upkeep {
             return Err(("ServiceTaken", sentence));
         }
         Ok(found)
+    }
+
+    /// The routes to the slots from outside.
+    async fn keep_routes(&mut self, view: &PoolView) -> Result<(), Trouble> {
+        let Some(pool) = self.state.borrow().pool.clone() else { return Ok(()) };
+        let slots = view.slots.iter().map(|slot| slot.id).collect();
+        self.routes.keep(&self.owner, &pool.spec, &slots).await
     }
 
     fn routers_wanted(&self) -> u32 {

@@ -9,7 +9,10 @@ use ring::duration::GoDuration;
 use ring::settings::{self, Gateway, KeySource, KeySpec, Mounted, NoticeProtocol, SecretKey, Settings, Trust};
 
 use super::rules::{self, Span};
-use super::{Algorithm, Autoscaling, Hashing, Mode, PerMinute, Rate, SeedSource, Strategy, Target, WebSocketPool};
+use super::{
+    Algorithm, Autoscaling, Hashing, HttpRoutes, Mode, PerMinute, Rate, Routes, SeedSource, Strategy, Target,
+    WebSocketPool,
+};
 
 /// The most slots.
 const MAX_REPLICAS: u32 = 1_000;
@@ -114,6 +117,9 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     faults.limits(&spec.limits);
     if let Some(gateway) = &spec.gateway {
         faults.gateway(gateway);
+    }
+    if let Some(routes) = &spec.routes {
+        faults.routes(routes, spec.gateway.as_ref());
     }
     faults.within("spec.router.replicas", spec.router.replicas, 0, MAX_REPLICAS);
     if let Some(autoscaling) = &spec.autoscaling {
@@ -352,6 +358,18 @@ impl Checker {
         self.within("spec.gateway.trustedHops", u32::from(*trusted_hops), 0, 8);
     }
 
+    fn routes(&mut self, routes: &Routes, gateway: Option<&Gateway>) {
+        match gateway {
+            None => self.add("spec.routes", "it", rules::NO_GATEWAY),
+            Some(Gateway { url, .. }) => self.require(is_routable(url), "spec.gateway.url", url, rules::ROUTED_URL),
+        }
+        if let Routes::HttpRoute(HttpRoutes { parent_refs }) = routes
+            && !(1..=32).contains(&parent_refs.len())
+        {
+            self.add("spec.routes.httpRoute.parentRefs", format!("{} Gateways", parent_refs.len()), rules::PARENTS);
+        }
+    }
+
     fn autoscaling(&mut self, autoscaling: &Autoscaling) {
         let Autoscaling { min_replicas, max_replicas, connections_per_pod } = *autoscaling;
         self.within("spec.autoscaling.minReplicas", min_replicas, 1, MAX_REPLICAS);
@@ -406,6 +424,16 @@ fn is_origin(origin: &str) -> bool {
         && scheme.bytes().all(|b| is_lower_alphanumeric(b) || matches!(b, b'+' | b'.' | b'-'))
         && !host.is_empty()
         && host.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#'))
+}
+
+/// An address whose host or path tells a slot from the others.
+fn is_routable(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "0"));
+    let of_host = |byte: u8| is_lower_alphanumeric(byte) || matches!(byte, b'{' | b'}' | b'.' | b'-');
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    !host.is_empty() && host.bytes().all(of_host) && digits && !path.contains(['?', '#'])
 }
 
 /// A path in which one whole segment is `{key}`.

@@ -54,6 +54,12 @@ pub(super) const ORIGINS: &str = "are too many; write at most 32";
 pub(super) const ORIGIN: &str = "is no origin; write for example https://chat.example.com, or *";
 pub(super) const GATEWAY_URL: &str =
     "cannot be used; write an address with one {slot} in it, for example wss://s{slot}.chat.example.com/";
+pub(super) const NO_GATEWAY: &str =
+    "leads to the slots' addresses; write gateway too, for example gateway: {url: 'wss://s{slot}.chat.example.com/'}";
+pub(super) const ROUTED_URL: &str = "cannot be routed; write {slot} into the host or the path, and no query, for example wss://s{slot}.chat.example.com/";
+pub(super) const PARENTS: &str = "are not 1 to 32 Gateways; write for example - name: front";
+/// Said by the API server only.
+const ONE_ROUTE: &str = "is not one way; write one of ingress and httpRoute";
 pub(super) const FEWEST: &str = "is more than maxReplicas; write at most as many";
 pub(super) const SECRET: &str = "cannot be used; write the name of a Secret";
 pub(super) const SECRET_KEY: &str = "cannot be used; write a key of the Secret";
@@ -174,6 +180,8 @@ const DATA_KEY: &str = "^[-._a-zA-Z0-9]+$";
 pub(super) fn all() -> Vec<Rule> {
     // Any graphic character of ASCII but # / and ?.
     const ORIGIN_PATTERN: &str = "^([*]|[a-z][a-z0-9+.-]*://[\\x21\\x22\\x24-\\x2e\\x30-\\x3e\\x40-\\x7e]+)$";
+    // A host of lower case, perhaps a port, and a path without a query.
+    const ROUTABLE: &str = "^wss?://[a-z0-9{}.-]+(:[0-9]+)?(/[^?#]*)?$";
     const IS_CODE: &str = "(self >= 1000 && self <= 1003) || (self >= 1007 && self <= 1014) || \
                            (self >= 3000 && self <= 4999)";
     const SOURCES: &str = "[has(self.query), has(self.header), has(self.cookie), has(self.path), \
@@ -226,6 +234,16 @@ pub(super) fn all() -> Vec<Rule> {
         rule("spec.gateway.path", is("^/([^?#]*[^?#/])$"), GATEWAY_PATH),
         rule("spec.gateway.origins[]", is(ORIGIN_PATTERN), ORIGIN),
         rule("spec.gateway.url", is("^wss?://[^{}]*[{]slot[}][^{}]*$"), GATEWAY_URL),
+        Rule { fault: ".routes", ..rule("spec", "!has(self.routes) || has(self.gateway)".into(), NO_GATEWAY) },
+        Rule {
+            fault: ".gateway.url",
+            ..rule(
+                "spec",
+                format!("!has(self.routes) || !has(self.gateway) || self.gateway.url.matches(r'{ROUTABLE}')"),
+                ROUTED_URL,
+            )
+        },
+        rule("spec.routes", "has(self.ingress) != has(self.httpRoute)".into(), ONE_ROUTE),
         Rule {
             fault: ".minReplicas",
             ..rule("spec.autoscaling", "self.minReplicas <= self.maxReplicas".into(), FEWEST)
