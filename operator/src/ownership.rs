@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 use std::path::Path;
 
-use ring::rendezvous::Rendezvous;
-use ring::{KeyHasher, SlotId};
+use ring::{KeyHasher, Owners, SlotId};
 
 use crate::planner::{self, Member, MemberState, Roster, Scope};
-use crate::rebalance::estimate::held;
 use crate::standalone::members::Listed;
 use crate::standalone::state::{StateError, StateFile};
 use crate::standalone::{self, FileError};
@@ -18,7 +16,7 @@ use crate::standalone::{self, FileError};
 pub struct Ownership {
     hasher: KeyHasher,
     roster: Roster,
-    ring: Rendezvous,
+    ring: Owners,
     names: BTreeMap<SlotId, String>,
 }
 
@@ -54,6 +52,7 @@ impl Ownership {
     fn after(roster: &Roster, pool: &Path, members: &Path) -> Result<Self, Error> {
         let checked = standalone::read_pool(pool)?;
         let listed = standalone::read_members(members)?;
+        standalone::check_weights(&checked, members, &listed)?;
         let desired = standalone::desired(&checked, &listed);
         // Holders are known by name here: nothing has asked their sidecars for UIDs.
         let mut roster = roster.clone();
@@ -67,7 +66,8 @@ impl Ownership {
         if names.is_empty() {
             return Err(Error::Nobody(members.display().to_string()));
         }
-        Ok(Self { hasher: checked.hasher, ring: held(&roster), names, roster })
+        let ring = Owners::new(&checked.hasher, &roster.slots);
+        Ok(Self { hasher: checked.hasher, ring, names, roster })
     }
 
     /// The member that owns a key.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
+use ring::agreement::HashKey;
 use ring::duration::GoDuration;
 use ring::settings::{Drain, Gateway, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Unit};
 use schemars::JsonSchema;
@@ -151,6 +152,63 @@ pub struct Hashing {
     /// aim at one server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed_from: Option<SeedSource>,
+    /// How Envoy's ring is configured, for the algorithm EnvoyRing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envoy_ring: Option<EnvoyRing>,
+    /// How Envoy's Maglev is configured, for the algorithm EnvoyMaglev.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envoy_maglev: Option<EnvoyMaglev>,
+    /// How HAProxy is configured, for the algorithm HAProxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub haproxy: Option<HAProxy>,
+}
+
+/// How Envoy's ring is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct EnvoyRing {
+    /// Its minimum_ring_size, 1 to 131072.
+    #[schemars(range(min = 1, max = 131_072))]
+    pub minimum_ring_size: u32,
+}
+
+impl Default for EnvoyRing {
+    fn default() -> Self {
+        Self { minimum_ring_size: 1_024 }
+    }
+}
+
+/// How Envoy's Maglev is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct EnvoyMaglev {
+    /// Its table_size, a prime number from 2 to 1048573.
+    #[schemars(range(min = 2, max = 1_048_573))]
+    pub table_size: u32,
+}
+
+impl Default for EnvoyMaglev {
+    fn default() -> Self {
+        Self { table_size: 65_537 }
+    }
+}
+
+/// How HAProxy is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HAProxy {
+    /// Its hash-key. Id: a server's number, which is 1 for slot 0, 2 for slot 1 and so on. Addr: its address. AddrPort:
+    /// its address and port.
+    pub hash_key: HashKey,
+    /// The weight of a server there, 1 to 256: its default is 1, that of HAProxy's own ingress controller is 128.
+    #[schemars(range(min = 1, max = 256))]
+    pub weight: u16,
+}
+
+impl Default for HAProxy {
+    fn default() -> Self {
+        Self { hash_key: HashKey::Id, weight: 1 }
+    }
 }
 
 /// How keys are given to slots.

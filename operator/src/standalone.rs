@@ -27,6 +27,8 @@ use crate::pool::{CheckedPool, check};
 use crate::pool::{SeedSource, WebSocketPool};
 use crate::rebalance::view::PoolView;
 use members::{Listed, MembersError};
+use ring::KeyHasher;
+use ring::agreement::AgreementError;
 use state::{StateError, StateFile};
 
 /// What to run.
@@ -106,6 +108,14 @@ pub enum FileError {
         /// Why, with line and value.
         source: MembersError,
     },
+    /// Members whose weights the hash of the pool does not know.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The members' file.
+        path: PathBuf,
+        /// What is wrong.
+        source: AgreementError,
+    },
 }
 
 /// Reads and checks a pool's file, and the secret that it may name, relative to its own folder.
@@ -129,6 +139,13 @@ fn parse_pool(path: &Path, text: &str) -> Result<CheckedPool, FileError> {
 
 fn parse_members(path: &Path, text: &str) -> Result<Vec<Listed>, FileError> {
     members::parse(text).map_err(|source| FileError::Members { path: path.to_owned(), source })
+}
+
+/// Checks what only both files together say.
+pub fn check_weights(pool: &CheckedPool, path: &Path, listed: &[Listed]) -> Result<(), FileError> {
+    let KeyHasher::Agreed(agreement) = &pool.hasher else { return Ok(()) };
+    let checked = agreement.check(listed.iter().map(|member| member.weight));
+    checked.map_err(|source| FileError::Weights { path: path.to_owned(), source })
 }
 
 fn read(path: &Path) -> Result<String, FileError> {
@@ -162,6 +179,7 @@ impl Standalone {
         let texts = vec![read(&options.pool)?, read(&options.members)?];
         let pool = parse_pool(&options.pool, &texts[0])?;
         let listed = parse_members(&options.members, &texts[1])?;
+        check_weights(&pool, &options.members, &listed)?;
         let state_file = StateFile::beside(&options.members);
         let saved = state_file.load()?;
         let admin = match options.admin {
@@ -262,8 +280,16 @@ impl Files {
         let mut pool = self.input.borrow().pool.clone();
         let result = match (index, text) {
             (_, Err(error)) => Err(error),
-            (0, Ok(text)) => parse_pool(path, &text).map(|parsed| pool = parsed),
-            (_, Ok(text)) => parse_members(path, &text).map(|listed| self.listed = listed),
+            (0, Ok(text)) => parse_pool(path, &text).and_then(|parsed| {
+                check_weights(&parsed, &self.paths[1], &self.listed)?;
+                pool = parsed;
+                Ok(())
+            }),
+            (_, Ok(text)) => parse_members(path, &text).and_then(|listed| {
+                check_weights(&pool, path, &listed)?;
+                self.listed = listed;
+                Ok(())
+            }),
         };
         if let Err(error) = &result {
             tracing::error!("{error}\nThe last good one stays in force.");

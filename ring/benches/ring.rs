@@ -6,14 +6,15 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ring::agreement::{Agreement, HashKey};
 use ring::delta::Delta;
 use ring::rendezvous::Rendezvous;
-use ring::{KeyHash, KeyHasher, SlotId};
+use ring::{Holder, KeyHash, KeyHasher, Owners, Slot, SlotId};
 
 const HELD: u32 = 100_000;
 
-fn slots(n: u32) -> Rendezvous {
-    Rendezvous::new((0..n).map(|slot| (SlotId(slot), 1)))
+fn slots(n: u32) -> Owners {
+    Rendezvous::new((0..n).map(|slot| (SlotId(slot), 1))).into()
 }
 
 fn hashes() -> Vec<KeyHash> {
@@ -30,6 +31,29 @@ fn look_up(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(n), |b| {
             b.iter(|| ring.owner(black_box(*keys.next().expect("endless"))));
         });
+    }
+    group.finish();
+}
+
+fn look_up_as_ingresses(c: &mut Criterion) {
+    let mut group = c.benchmark_group("look_up_as");
+    for (name, agreement) in [
+        ("nginx", Agreement::NginxKetama),
+        ("envoy_ring", Agreement::EnvoyRing { minimum_ring_size: 1_024 }),
+        ("envoy_maglev", Agreement::EnvoyMaglev { table_size: 65_537 }),
+        ("haproxy", Agreement::HAProxy { hash_key: HashKey::Id, weight: 1 }),
+    ] {
+        let hasher = KeyHasher::Agreed(agreement);
+        let hashes: Vec<_> = (0..HELD).map(|user| hasher.hash(format!("user-{user}").as_bytes())).collect();
+        for n in [10, 200] {
+            let holder = |n| Holder { name: String::new(), uid: String::new(), address: format!("10.0.0.{n}:7480") };
+            let slot = |n| Slot { id: SlotId(n), weight: 1, holder: Some(holder(n)) };
+            let ring = Owners::new(&hasher, &(0..n).map(slot).collect::<Vec<_>>());
+            let mut keys = hashes.iter().cycle();
+            group.bench_function(BenchmarkId::new(name, n), |b| {
+                b.iter(|| ring.owner(black_box(*keys.next().expect("endless"))));
+            });
+        }
     }
     group.finish();
 }
@@ -67,5 +91,5 @@ fn re_evaluate(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, look_up, hash, re_evaluate);
+criterion_group!(benches, look_up, look_up_as_ingresses, hash, re_evaluate);
 criterion_main!(benches);

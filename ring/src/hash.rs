@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use xxhash_rust::xxh64::xxh64;
 
+use crate::agreement::Agreement;
+
 /// The hash of a key. Kept with every held connection, so that a new placement never needs the key again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyHash(pub u64);
 
-/// How keys are hashed: the same in every sidecar of a pool.
+/// How keys are hashed, and so who owns them: the same in every sidecar of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KeyHasher {
@@ -19,6 +21,8 @@ pub enum KeyHasher {
     Xxh64,
     /// SipHash-2-4 under a secret key, for keys that untrusted clients choose.
     SipHash24(SipKey),
+    /// As an ingress does.
+    Agreed(Agreement),
 }
 
 /// The 128-bit secret of [`KeyHasher::SipHash24`], written as 32 hexadecimal digits.
@@ -34,14 +38,15 @@ pub struct SipKeyError(usize);
 impl KeyHasher {
     /// Hashes a key.
     pub fn hash(&self, key: &[u8]) -> KeyHash {
-        KeyHash(match self {
-            Self::Xxh64 => xxh64(key, 0),
+        match self {
+            Self::Xxh64 => KeyHash(xxh64(key, 0)),
             Self::SipHash24(SipKey(secret)) => {
                 let mut hasher = SipHasher24::new_with_key(secret);
                 hasher.write(key);
-                hasher.finish()
+                KeyHash(hasher.finish())
             }
-        })
+            Self::Agreed(agreement) => agreement.hash(key),
+        }
     }
 }
 

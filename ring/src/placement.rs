@@ -5,9 +5,10 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rendezvous::{MAX_WEIGHT, Rendezvous};
+use crate::agreement::AgreementError;
+use crate::rendezvous::MAX_WEIGHT;
 use crate::settings::Settings;
-use crate::{KeyHash, KeyHasher};
+use crate::{KeyHash, KeyHasher, Owners};
 
 /// The most predecessors a placement lists. A planner that would need more waits for a move to end.
 pub const MAX_PREDECESSORS: usize = 8;
@@ -77,7 +78,7 @@ fn is_one(weight: &u8) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Table {
-    /// How keys are hashed.
+    /// How keys are hashed, and so given to slots.
     #[serde(default)]
     pub hasher: KeyHasher,
     /// The slots, each id once.
@@ -133,6 +134,9 @@ pub enum PlacementError {
     /// A weight out of range.
     #[error("slot {0} has weight {1}; a weight is 1 to {MAX_WEIGHT}")]
     Weight(SlotId, u8),
+    /// The hash of an ingress that cannot be.
+    #[error(transparent)]
+    Agreement(#[from] AgreementError),
     /// Too many predecessors.
     #[error("{0} predecessors; at most {MAX_PREDECESSORS} are allowed")]
     Predecessors(usize),
@@ -159,8 +163,7 @@ pub struct Compiled {
 #[derive(Clone, Debug)]
 struct CompiledTable {
     hasher: KeyHasher,
-    /// The slots that have a holder: the only ones that own keys.
-    held: Rendezvous,
+    owners: Owners,
     holders: BTreeMap<SlotId, Holder>,
 }
 
@@ -218,12 +221,15 @@ impl CompiledTable {
             holder.check()?;
             holders.insert(slot.id, holder.clone());
         }
-        let held = Rendezvous::new(table.slots.iter().filter(|s| s.holder.is_some()).map(|s| (s.id, s.weight)));
-        Ok(Self { hasher: table.hasher.clone(), held, holders })
+        if let KeyHasher::Agreed(agreement) = &table.hasher {
+            agreement.check(table.slots.iter().map(|slot| slot.weight))?;
+        }
+        let owners = Owners::new(&table.hasher, &table.slots);
+        Ok(Self { hasher: table.hasher.clone(), owners, holders })
     }
 
     fn owner(&self, key: KeyHash) -> Option<&Holder> {
-        self.holders.get(&self.held.owner(key)?)
+        self.holders.get(&self.owners.owner(key)?)
     }
 }
 
@@ -244,13 +250,18 @@ impl Compiled {
     }
 
     /// The slots that own keys now: only those that have a holder.
-    pub fn ring(&self) -> &Rendezvous {
-        &self.current.held
+    pub fn ring(&self) -> &Owners {
+        &self.current.owners
     }
 
     /// Who holds a slot now.
     pub fn holder(&self, slot: SlotId) -> Option<&Holder> {
         self.current.holders.get(&slot)
+    }
+
+    /// All holders now.
+    pub fn holders(&self) -> impl Iterator<Item = &Holder> {
+        self.current.holders.values()
     }
 
     /// The slot that a pod holds now.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use ring::delta::Delta;
 use ring::rendezvous::{MAX_WEIGHT, Rendezvous};
-use ring::{KeyHash, SlotId};
+use ring::{KeyHash, Owners, SlotId};
 
 /// Sets of slots that overlap when two are drawn: few ids, and one range far away.
 fn sets(least: usize) -> impl Strategy<Value = BTreeMap<u32, u8>> {
@@ -14,8 +14,8 @@ fn sets(least: usize) -> impl Strategy<Value = BTreeMap<u32, u8>> {
     proptest::collection::btree_map(id, weight, least..12)
 }
 
-fn build(set: &BTreeMap<u32, u8>) -> Rendezvous {
-    Rendezvous::new(set.iter().map(|(slot, weight)| (SlotId(*slot), *weight)))
+fn build(set: &BTreeMap<u32, u8>) -> Owners {
+    Rendezvous::new(set.iter().map(|(slot, weight)| (SlotId(*slot), *weight))).into()
 }
 
 proptest! {

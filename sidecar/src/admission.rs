@@ -193,7 +193,7 @@ pub fn spread(sidecar: &Arc<Sidecar>, view: &View) -> Decision {
 /// Any other sidecar that holds a slot, is not leaving, and can be reached.
 pub fn any_holder(sidecar: &Sidecar, view: &View) -> Decision {
     let Some(placement) = &view.placement else { return Decision::Refused(Refusal::NoHolder) };
-    let holders = placement.ring().slots().filter_map(|(slot, _)| placement.holder(slot)).map(crate::view::peer);
+    let holders = placement.holders().map(crate::view::peer);
     let able: Vec<Peer> = holders
         .filter(|peer| !view.draining.contains(&peer.uid) && !sidecar.peers.is_suspect(&peer.uid))
         .filter(|peer| peer.uid != view.me.uid)

@@ -149,6 +149,24 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "spec.hashing.seedFrom.secretKeyRef.key",
         "cannot be used; write a key of the Secret",
     ),
+    (
+        "spec: {hashing: {algorithm: NginxKetama, seedFrom: {secretKeyRef: {name: hashing, key: seed}}}}",
+        "spec.hashing.seedFrom",
+        "belongs to the algorithm Rendezvous; leave it out",
+    ),
+    (
+        "spec: {hashing: {algorithm: EnvoyMaglev, envoyRing: {minimumRingSize: 4096}}}",
+        "spec.hashing.envoyRing",
+        "belongs to the algorithm EnvoyRing; leave it out",
+    ),
+    (
+        "spec: {hashing: {algorithm: EnvoyRing, envoyMaglev: {tableSize: 65537}}}",
+        "spec.hashing.envoyMaglev",
+        "belongs to the algorithm EnvoyMaglev; leave it out",
+    ),
+    ("spec: {hashing: {haproxy: {}}}", "spec.hashing.haproxy", "belongs to the algorithm HAProxy; leave it out"),
+    ("spec: {hashing: {algorithm: EnvoyMaglev, envoyMaglev: {tableSize: 65536}}}", TABLE_SIZE_AT, TABLE_SIZE),
+    ("spec: {hashing: {algorithm: EnvoyMaglev, envoyMaglev: {tableSize: 1046529}}}", TABLE_SIZE_AT, TABLE_SIZE),
     ("spec: {rebalance: {rate: 0}}", "spec.rebalance.rate", RATE),
     ("spec: {rebalance: {rate: fast}}", "spec.rebalance.rate", RATE),
     ("spec: {rebalance: {rate: '50'}}", "spec.rebalance.rate", RATE),
@@ -269,6 +287,8 @@ const PATH: &str = "cannot be used; write a path with one segment {key}, for exa
 const ONE_KEY_SET: &str = "does not have one key set; write either jwksUri or jwksFrom";
 const JWKS_URI_AT: &str = "spec.key.jwt.jwksUri";
 const JWKS_URI: &str = "cannot be used; write an https address, for example https://idp.example.com/jwks.json";
+const TABLE_SIZE_AT: &str = "spec.hashing.envoyMaglev.tableSize";
+const TABLE_SIZE: &str = "is not a prime number; write for example 65537";
 const RATE: &str = "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
 const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
 const DISCORD: &str = "keeps clients of Discord away for good; leave it out, which means 4000, or write none of 1000, 1001, 4004, 4010 to 4014";
@@ -371,6 +391,21 @@ const REFUSED_IN_OTHER_WORDS: &[(&str, &str, &str)] = &[
         "spec.rebalance.minReturned: 101 is out of range; write 0 to 100",
     ),
     (
+        "spec: {hashing: {algorithm: EnvoyMaglev, envoyMaglev: {tableSize: 5000011}}}",
+        "spec.hashing.envoyMaglev.tableSize in body should be less than or equal to 1048573",
+        "spec.hashing.envoyMaglev.tableSize: 5000011 is out of range; write 2 to 1048573",
+    ),
+    (
+        "spec: {hashing: {algorithm: EnvoyRing, envoyRing: {minimumRingSize: 0}}}",
+        "spec.hashing.envoyRing.minimumRingSize in body should be greater than or equal to 1",
+        "spec.hashing.envoyRing.minimumRingSize: 0 is out of range; write 1 to 131072",
+    ),
+    (
+        "spec: {hashing: {algorithm: HAProxy, haproxy: {weight: 257}}}",
+        "spec.hashing.haproxy.weight in body should be less than or equal to 256",
+        "spec.hashing.haproxy.weight: 257 is out of range; write 1 to 256",
+    ),
+    (
         "spec: {limits: {connections: 10000001}}",
         "spec.limits.connections in body should be less than or equal to 10000000",
         "spec.limits.connections: 10000001 is out of range; write 0 to 10000000",
@@ -405,10 +440,6 @@ const REFUSED_IN_A_CLUSTER: &[(&str, &str)] = &[
 const NOT_BUILT: &[(&str, &str)] = &[
     ("spec: {strategy: LeastConnections}", "spec.strategy: LeastConnections is not built yet; write ConsistentHash"),
     (
-        "spec: {hashing: {algorithm: NginxKetama}}",
-        "spec.hashing.algorithm: NginxKetama is not built yet; write Rendezvous",
-    ),
-    (
         "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}}",
         "spec.redis: a Redis is not built yet; leave it out",
     ),
@@ -420,6 +451,12 @@ const ACCEPTED: &[&str] = &[
     "metadata: {name: a-name-of-fifty-letters-and-dashes-is-short-enough}",
     "spec: {replicas: 1000, port: 65535, target: {apiVersion: v1, kind: ReplicationController, name: chat.v2}}",
     "spec: {key: {from: [{query: ü}, {header: X-User}, {cookie: __Host-id}, {path: '/*/{key}'}, {path: '/{key}/'}]}}",
+    "spec: {hashing: {algorithm: NginxKetama}}",
+    "spec: {hashing: {algorithm: IngressNginx, envoyRing: null}}",
+    "spec: {hashing: {algorithm: EnvoyRing, envoyRing: {minimumRingSize: 131072}}}",
+    "spec: {hashing: {algorithm: EnvoyMaglev, envoyMaglev: {tableSize: 1048573}}}",
+    "spec: {hashing: {algorithm: EnvoyMaglev, envoyMaglev: {tableSize: 2}}}",
+    "spec: {hashing: {algorithm: HAProxy, haproxy: {hashKey: AddrPort, weight: 256}}}",
     "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/'}}",
     "spec: {gateway: {path: /a/b, url: 'ws://chat.example.com/{slot}/ws', origins: ['*', 'https://[::1]:8443', 'capacitor://localhost'], perClient: 0, trustedHops: 8}}",
     "spec: {gateway: {url: 'wss://s{slot}.example.com:8443/ws'}, routes: {ingress: {className: nginx, annotations: {a: b}, tlsSecretName: chat}}}",

@@ -5,13 +5,14 @@ use std::fmt;
 use std::time::Duration;
 
 use ring::KeyHasher;
+use ring::agreement::{Agreement, HAPROXY_WEIGHTS, RING_SIZES, TABLE_SIZES, is_table_size};
 use ring::duration::GoDuration;
 use ring::settings::{self, Gateway, KeySource, KeySpec, Mounted, NoticeProtocol, SecretKey, Settings, Trust};
 
 use super::rules::{self, Span};
 use super::{
-    Algorithm, Autoscaling, Hashing, HttpRoutes, Mode, PerMinute, Rate, Routes, SeedSource, Strategy, Target,
-    WebSocketPool,
+    Algorithm, Autoscaling, EnvoyMaglev, EnvoyRing, HAProxy, Hashing, HttpRoutes, Mode, PerMinute, Rate, Routes, SeedSource,
+    Strategy, Target, WebSocketPool,
 };
 
 /// The most slots.
@@ -258,10 +259,51 @@ impl Checker {
     }
 
     fn hashing(&mut self, hashing: &Hashing, seed: Option<&str>) -> KeyHasher {
-        if hashing.algorithm != Algorithm::Rendezvous {
-            self.unbuilt("spec.hashing.algorithm", format!("{:?}", hashing.algorithm), "write Rendezvous");
+        let Hashing { algorithm, seed_from, envoy_ring, envoy_maglev, haproxy } = hashing;
+        for (field, is_there, of) in [
+            ("envoyRing", envoy_ring.is_some(), Algorithm::EnvoyRing),
+            ("envoyMaglev", envoy_maglev.is_some(), Algorithm::EnvoyMaglev),
+            ("haproxy", haproxy.is_some(), Algorithm::HAProxy),
+        ] {
+            if is_there && *algorithm != of {
+                self.add(&format!("spec.hashing.{field}"), "it", rules::of_algorithm(of));
+            }
         }
-        match (&hashing.seed_from, seed) {
+        if seed_from.is_some() && *algorithm != Algorithm::Rendezvous {
+            self.add("spec.hashing.seedFrom", "it", rules::of_algorithm(Algorithm::Rendezvous));
+        }
+        let agreement = match algorithm {
+            Algorithm::Rendezvous => return self.seed(seed_from.as_ref(), seed),
+            Algorithm::NginxKetama => Agreement::NginxKetama,
+            Algorithm::IngressNginx => Agreement::IngressNginx,
+            Algorithm::EnvoyRing => {
+                let EnvoyRing { minimum_ring_size } = envoy_ring.unwrap_or_default();
+                let (least, most) = RING_SIZES.into_inner();
+                self.within("spec.hashing.envoyRing.minimumRingSize", minimum_ring_size, least, most);
+                Agreement::EnvoyRing { minimum_ring_size }
+            }
+            Algorithm::EnvoyMaglev => {
+                let EnvoyMaglev { table_size } = envoy_maglev.unwrap_or_default();
+                let field = "spec.hashing.envoyMaglev.tableSize";
+                let (least, most) = TABLE_SIZES.into_inner();
+                self.within(field, table_size, least, most);
+                if TABLE_SIZES.contains(&table_size) && !is_table_size(table_size) {
+                    self.add(field, table_size, rules::TABLE_SIZE);
+                }
+                Agreement::EnvoyMaglev { table_size }
+            }
+            Algorithm::HAProxy => {
+                let HAProxy { hash_key, weight } = haproxy.unwrap_or_default();
+                let (least, most) = HAPROXY_WEIGHTS.into_inner();
+                self.within("spec.hashing.haproxy.weight", u32::from(weight), least, most);
+                Agreement::HAProxy { hash_key, weight }
+            }
+        };
+        KeyHasher::Agreed(agreement)
+    }
+
+    fn seed(&mut self, source: Option<&SeedSource>, seed: Option<&str>) -> KeyHasher {
+        match (source, seed) {
             (None, _) => KeyHasher::Xxh64,
             (Some(SeedSource::SecretKeyRef(secret)), _) => {
                 self.unbuilt("spec.hashing.seedFrom.secretKeyRef", &secret.name, "write file: path");

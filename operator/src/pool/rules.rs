@@ -11,6 +11,8 @@ use ring::notice;
 use ring::settings::NoticeProtocol;
 use ring::settings::jwt::words;
 
+use super::Algorithm;
+
 /// The longest name: names derived from it must fit into 63 characters.
 pub(super) const MAX_NAME: usize = 50;
 /// The most characters of a query parameter's name, a cookie's, a header's, a path and the like.
@@ -40,6 +42,7 @@ pub(super) const NO_JWT: &str =
 pub(super) const UNREAD_JWT: &str = "has no part without a jwt source in from; leave it out";
 pub(super) const JWKS_SECRET: &str = "is not mounted in the pool's pods; write the pool's name with -jwks behind it";
 pub(super) const LEAST_CONNECTIONS: &str = "has no part in the strategy LeastConnections; leave it out";
+pub(super) const TABLE_SIZE: &str = "is not a prime number; write for example 65537";
 pub(super) const RATE: &str =
     "is not a rate; write 1 to 100000 connections per second, or 0.001% to 100% of them per minute";
 pub(super) const CLOSE_CODE: &str = "cannot stand in a close frame; write 1000 to 1003, 1007 to 1014, or 3000 to 4999";
@@ -131,6 +134,33 @@ pub(super) fn fatal_code(protocol: NoticeProtocol) -> Option<String> {
 /// Whether a message of Action Cable's says that its client must not come back.
 pub(super) fn forbids_return(message: &str) -> bool {
     message.split_whitespace().collect::<String>().contains("\"reconnect\":false")
+}
+
+/// What is said of a field that only one algorithm has.
+pub(super) fn of_algorithm(algorithm: Algorithm) -> String {
+    format!("belongs to the algorithm {algorithm:?}; leave it out")
+}
+
+/// What goes with which algorithm.
+fn of_algorithms() -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (fault, field, algorithm) in [
+        (".seedFrom", "seedFrom", Algorithm::Rendezvous),
+        (".envoyRing", "envoyRing", Algorithm::EnvoyRing),
+        (".envoyMaglev", "envoyMaglev", Algorithm::EnvoyMaglev),
+        (".haproxy", "haproxy", Algorithm::HAProxy),
+    ] {
+        let holds = format!("!has(self.{field}) || self.algorithm == '{algorithm:?}'");
+        rules.push(Rule { fault, ..rule("spec.hashing", holds, &of_algorithm(algorithm)) });
+    }
+    // CEL has no loops over numbers: the divisors, up to the root of the greatest size, have two digits of base 32.
+    let digits: Vec<u32> = (0..32).collect();
+    let prime = format!(
+        "{digits:?}.all(high, {digits:?}.all(low, 32 * high + low < 2 || 32 * high + low >= self || \
+         self % (32 * high + low) != 0))"
+    );
+    rules.push(rule("spec.hashing.envoyMaglev.tableSize", prime, TABLE_SIZE));
+    rules
 }
 
 /// What a notice must not say to the clients of its protocol.
@@ -252,6 +282,7 @@ pub(super) fn all() -> Vec<Rule> {
         rule("spec.redis.urlFrom.secretKeyRef.key", is(DATA_KEY), SECRET_KEY),
     ];
     rules.extend(jwt());
+    rules.extend(of_algorithms());
     rules.extend(of_notices());
     for span in [SETTLE, RETURN_TIMEOUT, DRAIN_TIMEOUT, LEEWAY, IDLE] {
         rules.push(rule(span.field, is(duration::PATTERN), NOT_A_DURATION));

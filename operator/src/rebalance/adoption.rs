@@ -29,6 +29,12 @@ pub(super) struct Target {
     others: Vec<Holder>,
 }
 
+impl Target {
+    pub(super) fn table(&self) -> Table {
+        Table { hasher: self.hasher.clone(), slots: self.roster.slots.clone() }
+    }
+}
+
 impl Machine {
     pub(super) fn target(&self, scope: Scope) -> Target {
         let roster = planner::plan(&self.saved.roster, &self.members, self.desired, scope);
@@ -73,8 +79,8 @@ impl Machine {
 
     /// Puts a new table in force. Refused while too many earlier ones may still hold keys.
     pub(super) fn adopt(&mut self, target: Target, now: Instant, actions: &mut Vec<Action>) -> bool {
+        let table = target.table();
         let Target { roster, hasher, settings, others } = target;
-        let table = Table { hasher: hasher.clone(), slots: roster.slots.clone() };
         let before = self.tables();
         let predecessors = succession::predecessors(&table, before.iter().cloned(), |uid| self.is_dead(uid));
         self.full = predecessors.len() > MAX_PREDECESSORS;

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ring::rendezvous::Rendezvous;
-use ring::{KeyHash, SlotId};
-
-use crate::planner::Roster;
+use ring::placement::Table;
+use ring::rendezvous::mix;
+use ring::{Owners, SlotId};
 
 /// Keys in the sample: the error is within a percent of the pool.
 const SAMPLE: u64 = 16_384;
@@ -13,13 +12,14 @@ const SAMPLE: u64 = 16_384;
 /// Estimates how many connections would move, from the connections that each member has now, by UID.
 ///
 /// Without slots nothing says where a connection belongs: it would stay only where its key's new owner happens to be.
-pub fn moved(now: &Roster, then: &Roster, connections: &BTreeMap<&str, u64>) -> u64 {
-    let (old, new) = (held(now), held(then));
+pub fn moved(now: &Table, then: &Table, connections: &BTreeMap<&str, u64>) -> u64 {
+    let owners = |table: &Table| Owners::new(&table.hasher, &table.slots);
+    let (old, new) = (owners(now), owners(then));
     let mut keys = BTreeMap::<&str, u64>::new();
     let mut kept = BTreeMap::<&str, u64>::new();
     for key in (0..SAMPLE).map(sample) {
-        let owner_then = new.owner(key).and_then(|slot| holder(then, slot));
-        let owner_now = old.owner(key).and_then(|slot| holder(now, slot));
+        let owner_then = new.owner(then.hasher.hash(&key)).and_then(|slot| holder(then, slot));
+        let owner_now = old.owner(now.hasher.hash(&key)).and_then(|slot| holder(now, slot));
         for &uid in owner_now.as_slice() {
             *keys.entry(uid).or_default() += 1;
         }
@@ -34,18 +34,13 @@ pub fn moved(now: &Roster, then: &Roster, connections: &BTreeMap<&str, u64>) -> 
     connections.values().sum::<u64>() - stay.sum::<u64>()
 }
 
-/// The slots that own keys.
-pub fn held(roster: &Roster) -> Rendezvous {
-    Rendezvous::new(roster.slots.iter().filter(|slot| slot.holder.is_some()).map(|slot| (slot.id, slot.weight)))
+/// A key for the sample. Its bits are spread: a weak hash would keep the pattern of plain numbers.
+fn sample(index: u64) -> [u8; 8] {
+    mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_le_bytes()
 }
 
-/// A key's hash is uniform, so any uniform 64 bits stand for a key.
-fn sample(index: u64) -> KeyHash {
-    KeyHash(ring::rendezvous::mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
-}
-
-fn holder(roster: &Roster, slot: SlotId) -> Option<&str> {
-    let slot = roster.slots.iter().find(|s| s.id == slot)?;
+fn holder(table: &Table, slot: SlotId) -> Option<&str> {
+    let slot = table.slots.iter().find(|s| s.id == slot)?;
     Some(slot.holder.as_ref()?.uid.as_str())
 }
 
@@ -55,27 +50,27 @@ mod tests {
 
     use super::*;
 
-    fn roster(holders: &[&str]) -> Roster {
+    fn table(holders: &[&str]) -> Table {
         let holder = |uid: &&str| Holder { name: (*uid).into(), uid: (*uid).into(), address: "127.0.0.1:1".into() };
         let slot = |(id, uid)| Slot { id: SlotId(id), weight: 1, holder: Some(holder(uid)) };
-        Roster { slots: (0..).zip(holders).map(slot).collect(), ..Roster::default() }
+        Table { slots: (0..).zip(holders).map(slot).collect(), ..Table::default() }
     }
 
     #[test]
     fn a_second_slot_would_move_about_half() {
-        let moved = moved(&roster(&["a"]), &roster(&["a", "b"]), &BTreeMap::from([("a", 1_000), ("b", 0)]));
+        let moved = moved(&table(&["a"]), &table(&["a", "b"]), &BTreeMap::from([("a", 1_000), ("b", 0)]));
         assert!((485..=515).contains(&moved), "{moved}");
     }
 
     #[test]
     fn a_new_holder_would_get_all_connections_of_its_slot_and_nothing_else() {
         let connections = BTreeMap::from([("a", 30), ("b", 70), ("c", 0)]);
-        assert_eq!(moved(&roster(&["a", "b"]), &roster(&["a", "c"]), &connections), 70);
+        assert_eq!(moved(&table(&["a", "b"]), &table(&["a", "c"]), &connections), 70);
     }
 
     #[test]
     fn a_first_placement_would_leave_only_what_is_at_its_owner_by_chance() {
-        let moved = moved(&Roster::default(), &roster(&["a", "b"]), &BTreeMap::from([("a", 500), ("b", 500)]));
+        let moved = moved(&Table::default(), &table(&["a", "b"]), &BTreeMap::from([("a", 500), ("b", 500)]));
         assert!((485..=515).contains(&moved), "{moved}");
     }
 }

@@ -43,8 +43,13 @@ pub fn without<'a>(
 }
 
 /// What decides who owns a key.
-fn ownership(table: &Table) -> (&KeyHasher, Vec<(SlotId, u8, &str)>) {
-    let held = table.slots.iter().filter_map(|slot| Some((slot.id, slot.weight, slot.holder.as_ref()?.uid.as_str())));
+fn ownership(table: &Table) -> (&KeyHasher, Vec<(SlotId, u8, &str, Option<&str>)>) {
+    let held = table.slots.iter().filter_map(|slot| {
+        let holder = slot.holder.as_ref()?;
+        // An ingress hashes addresses.
+        let hashed = matches!(table.hasher, KeyHasher::Agreed(_)).then_some(holder.address.as_str());
+        Some((slot.id, slot.weight, holder.uid.as_str(), hashed))
+    });
     let mut held: Vec<_> = held.collect();
     held.sort_unstable();
     (&table.hasher, held)

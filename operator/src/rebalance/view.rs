@@ -237,7 +237,7 @@ impl Machine {
     fn would_move(&self) -> Option<u64> {
         let settling = self.settling.as_ref().filter(|_| self.pool.pace.mode == Mode::DryRun)?;
         let held = self.living().filter_map(|uid| Some((uid, self.fleet.get(uid)?.report.connections)));
-        Some(estimate::moved(&self.saved.roster, &settling.target.roster, &held.collect()))
+        Some(estimate::moved(&self.table(), &settling.target.table(), &held.collect()))
     }
 
     fn ready(&self) -> ConditionView {

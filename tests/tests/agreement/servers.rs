@@ -1,0 +1,57 @@
+//! Servers that say their own address, in the form in which proxies and members files name it: one nginx plays them all.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use tempfile::TempDir;
+
+use crate::nginx::Nginx;
+use harness::ports;
+
+/// A server, and its share of the keys.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub address: SocketAddr,
+    pub weight: u8,
+}
+
+/// All servers of a test.
+#[derive(Debug, Default)]
+pub struct Servers {
+    all: Vec<SocketAddr>,
+}
+
+impl Servers {
+    /// Servers of these weights, at one port of 127.0.1.1, 127.0.1.2 and so on.
+    pub fn v4(&mut self, weights: &[u8]) -> Vec<Server> {
+        let addresses = |port| {
+            (1..=weights.len()).map(move |octet| {
+                let octet = u8::try_from(octet).expect("fewer than 256");
+                SocketAddr::from((Ipv4Addr::new(127, 0, 1, octet), port))
+            })
+        };
+        let is_free = |port: &u16| addresses(*port).all(|address| TcpListener::bind(address).is_ok());
+        let port = std::iter::repeat_with(|| ports::free().port()).find(is_free).expect("endless");
+        self.all.extend(addresses(port));
+        addresses(port).zip(weights).map(|(address, weight)| Server { address, weight: *weight }).collect()
+    }
+
+    /// So many servers at ports of ::1.
+    pub fn v6(&mut self, count: usize) -> Vec<Server> {
+        let ports = std::iter::repeat_with(|| SocketAddr::from((Ipv6Addr::LOCALHOST, ports::free().port())));
+        let free = ports.filter(|address| TcpListener::bind(address).is_ok());
+        let servers: Vec<_> = free.take(count).map(|address| Server { address, weight: 1 }).collect();
+        self.all.extend(servers.iter().map(|server| server.address));
+        servers
+    }
+
+    /// Starts them.
+    pub async fn start(self, folder: &TempDir) -> Nginx {
+        let mut config = String::new();
+        for address in &self.all {
+            writeln!(config, "server {{ listen {address}; location / {{ return 200 '<{address}>'; }} }}")
+                .expect("memory");
+        }
+        Nginx::start(folder, "servers", &config, self.all[0]).await
+    }
+}
