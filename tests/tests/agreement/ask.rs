@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// For each key the address of the server that answered.
-pub type Answers = Vec<String>;
+pub(crate) type Answers = Vec<String>;
 
 /// How many requests are on their way at once.
 const AT_ONCE: usize = 64;
@@ -14,7 +14,7 @@ const AT_ONCE: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks about keys, in the header `x-key`.
-pub fn about(proxy: SocketAddr, keys: &[String]) -> Answers {
+pub(crate) fn about(proxy: SocketAddr, keys: &[String]) -> Answers {
     let mut socket = TcpStream::connect(proxy).expect("a proxy that listens");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut answers = Vec::new();

@@ -11,7 +11,7 @@ use crate::nginx::listening;
 use crate::servers::{Server, Servers};
 use crate::{agrees, ask, keys, sets};
 
-/// The program out of the package that `tests/agreement/requirements.txt` pins.
+/// The program out of the package that `requirements.txt` pins.
 fn program() -> PathBuf {
     let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.cache/envoy/envoy/_bin/envoy");
     assert!(program.is_file(), "{} is not there: `make test` installs it before the tests", program.display());

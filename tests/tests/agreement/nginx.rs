@@ -14,11 +14,11 @@ use crate::{agrees, ask, keys, sets};
 
 /// A running nginx.
 #[derive(Debug)]
-pub struct Nginx(#[expect(dead_code, reason = "it ends when it is dropped")] Process);
+pub(crate) struct Nginx(#[expect(dead_code, reason = "it ends when it is dropped")] Process);
 
 impl Nginx {
     /// Starts one with this in its `http` block, and waits until it listens.
-    pub async fn start(folder: &TempDir, name: &str, http: &str, listens: SocketAddr) -> Self {
+    pub(crate) async fn start(folder: &TempDir, name: &str, http: &str, listens: SocketAddr) -> Self {
         let path = folder.path().join(format!("{name}.conf"));
         let own = |file: &str| format!("{}-{file}", folder.path().join(name).display());
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -38,7 +38,7 @@ impl Nginx {
 }
 
 /// A program that `make test` installs.
-pub fn installed(name: &str) -> PathBuf {
+pub(crate) fn installed(name: &str) -> PathBuf {
     let found =
         ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"].map(|folder| Path::new(folder).join(name));
     let found = found.into_iter().find(|path| path.is_file());
@@ -46,7 +46,7 @@ pub fn installed(name: &str) -> PathBuf {
 }
 
 /// Waits until a program listens.
-pub async fn listening(process: &mut Process, address: SocketAddr) {
+pub(crate) async fn listening(process: &mut Process, address: SocketAddr) {
     until("the proxy listens", async || {
         process.check();
         TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())

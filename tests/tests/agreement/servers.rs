@@ -10,20 +10,20 @@ use harness::ports;
 
 /// A server, and its share of the keys.
 #[derive(Clone, Debug)]
-pub struct Server {
-    pub address: SocketAddr,
-    pub weight: u8,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) weight: u8,
 }
 
 /// All servers of a test.
 #[derive(Debug, Default)]
-pub struct Servers {
+pub(crate) struct Servers {
     all: Vec<SocketAddr>,
 }
 
 impl Servers {
     /// Servers of these weights, at one port of 127.0.1.1, 127.0.1.2 and so on.
-    pub fn v4(&mut self, weights: &[u8]) -> Vec<Server> {
+    pub(crate) fn v4(&mut self, weights: &[u8]) -> Vec<Server> {
         let addresses = |port| {
             (1..=weights.len()).map(move |octet| {
                 let octet = u8::try_from(octet).expect("fewer than 256");
@@ -37,7 +37,7 @@ impl Servers {
     }
 
     /// So many servers at ports of ::1.
-    pub fn v6(&mut self, count: usize) -> Vec<Server> {
+    pub(crate) fn v6(&mut self, count: usize) -> Vec<Server> {
         let ports = std::iter::repeat_with(|| SocketAddr::from((Ipv6Addr::LOCALHOST, ports::free().port())));
         let free = ports.filter(|address| TcpListener::bind(address).is_ok());
         let servers: Vec<_> = free.take(count).map(|address| Server { address, weight: 1 }).collect();
@@ -46,7 +46,7 @@ impl Servers {
     }
 
     /// Starts them.
-    pub async fn start(self, folder: &TempDir) -> Nginx {
+    pub(crate) async fn start(self, folder: &TempDir) -> Nginx {
         let mut config = String::new();
         for address in &self.all {
             writeln!(config, "server {{ listen {address}; location / {{ return 200 '<{address}>'; }} }}")
