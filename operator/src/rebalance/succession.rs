@@ -42,8 +42,11 @@ pub fn without<'a>(
     })
 }
 
+/// A held slot: its weight, its holder's UID, and the address where that is hashed.
+type Held<'a> = (SlotId, u8, &'a str, Option<&'a str>);
+
 /// What decides who owns a key.
-fn ownership(table: &Table) -> (&KeyHasher, Vec<(SlotId, u8, &str, Option<&str>)>) {
+fn ownership(table: &Table) -> (&KeyHasher, Vec<Held<'_>>) {
     let held = table.slots.iter().filter_map(|slot| {
         let holder = slot.holder.as_ref()?;
         // An ingress hashes addresses.
