@@ -11,8 +11,8 @@ use ring::settings::{self, Gateway, KeySource, KeySpec, Mounted, NoticeProtocol,
 
 use super::rules::{self, Span};
 use super::{
-    Algorithm, Autoscaling, EnvoyMaglev, EnvoyRing, HAProxy, Hashing, HttpRoutes, Mode, PerMinute, Rate, Routes, SeedSource,
-    Strategy, Target, WebSocketPool,
+    Algorithm, Autoscaling, EnvoyMaglev, EnvoyRing, HAProxy, Hashing, HttpRoutes, Mode, PerMinute, Rate, Routes,
+    SeedSource, Strategy, Target, WebSocketPool,
 };
 
 /// The most slots.

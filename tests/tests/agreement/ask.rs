@@ -23,7 +23,7 @@ pub(crate) fn about(proxy: SocketAddr, keys: &[String]) -> Answers {
         socket.write_all(batch.iter().map(request).collect::<String>().as_bytes()).expect("requests are taken");
         let mut text = String::new();
         while text.matches('>').count() < batch.len() {
-            let mut buffer = [0; 65_536];
+            let mut buffer = [0; 16_384];
             let read = socket.read(&mut buffer).unwrap_or_else(|error| panic!("{error} after {text}"));
             assert!(read > 0, "the proxy has closed after {text}");
             text.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));

@@ -22,7 +22,7 @@ impl Nginx {
         let path = folder.path().join(format!("{name}.conf"));
         let own = |file: &str| format!("{}-{file}", folder.path().join(name).display());
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let temporary: String = temporary.iter().map(|kind| format!("{kind}_temp_path {};\n", own(kind))).collect();
+        let temporary = temporary.map(|kind| format!("{kind}_temp_path {};\n", own(kind))).concat();
         let config = format!(
             "daemon off;\nmaster_process off;\npid {};\nerror_log stderr;\nevents {{ worker_connections 4096; }}\n\
              http {{\naccess_log off;\nkeepalive_requests 1000000;\n{temporary}{http}}}\n",
