@@ -55,18 +55,18 @@ impl Kubelet {
     }
 
     /// Reports that the pod's containers run, at this address. A pod that is bound to no node is bound first, as a
-    /// scheduler does.
+    /// scheduler does. One that has been deleted meanwhile is left as it was: what is bound to no node goes at once.
     pub async fn report(&self, pod: &Pod, address: Ipv4Addr, readiness: Readiness) -> Pod {
         let name = pod.name_any();
-        let current = self.pods.get(&name).await.unwrap_or_else(|error| panic!("pod {name}: {error}"));
+        let Some(current) = if_there(&name, self.pods.get(&name).await) else { return pod.clone() };
         if current.spec.is_some_and(|spec| spec.node_name.is_none()) {
-            self.bind(&name).await;
+            if_there(&name, self.bind(&name).await);
         }
         let status = running(pod, address, readiness, Timestamp::now());
         // With the UID a pod of the same name that has come since is left alone.
         let patch = Patch::Merge(json!({"metadata": {"uid": pod.metadata.uid}, "status": status}));
         let reported = self.pods.patch_status(&name, &PatchParams::default(), &patch).await;
-        reported.unwrap_or_else(|error| panic!("the status of pod {name}: {error}"))
+        if_there(&name, reported).unwrap_or_else(|| pod.clone())
     }
 
     /// Reports that everything in a pod has ended, after which it is gone. A kubelet does so for a pod that has been
@@ -75,11 +75,8 @@ impl Kubelet {
         let name = pod.name_any();
         let this = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let now = DeleteParams::default().grace_period(0).preconditions(this);
-        match self.pods.delete(&name, &now).await {
-            // Somebody deleted it without waiting for its kubelet.
-            Err(Error::Api(refusal)) if refusal.is_not_found() => {}
-            ended => drop(ended.unwrap_or_else(|error| panic!("the end of pod {name}: {error}"))),
-        }
+        // Somebody may have deleted it without waiting for its kubelet.
+        if_there(&name, self.pods.delete(&name, &now).await);
         until(&format!("pod {name} is gone"), async || {
             match self.pods.get_opt(&name).await.map_err(|error| error.to_string())? {
                 Some(left) if left.metadata.uid == pod.metadata.uid => Err("it is still there".into()),
@@ -89,13 +86,20 @@ impl Kubelet {
         .await;
     }
 
-    async fn bind(&self, name: &str) {
+    async fn bind(&self, name: &str) -> kube::Result<Status> {
         let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
         let node = ObjectReference { kind: Some("Node".into()), name: Some(NODE.into()), ..ObjectReference::default() };
         let binding = Binding { metadata, target: node };
-        let bound: Result<Status, _> =
-            self.pods.create_subresource("binding", name, &PostParams::default(), &binding).await;
-        bound.unwrap_or_else(|error| panic!("pod {name} on node {NODE}: {error}"));
+        self.pods.create_subresource("binding", name, &PostParams::default(), &binding).await
+    }
+}
+
+/// What the API server answers of a pod, unless that is gone.
+fn if_there<T>(pod: &str, answer: kube::Result<T>) -> Option<T> {
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(Error::Api(refusal)) if refusal.is_not_found() => None,
+        Err(error) => panic!("pod {pod}: {error}"),
     }
 }
 
