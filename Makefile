@@ -16,7 +16,7 @@ help: ## list the targets
 build: ## build the sidecar, the operator and the examples for use
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-operator --package wspool-examples
 
-demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 live connections (two minutes)
+demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 live connections (three minutes)
 	target/release/demo
 
 # The tests of one crate start the binaries of others, which cargo does not know.

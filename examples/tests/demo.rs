@@ -36,7 +36,8 @@ fn every_act_shows_what_it_should() {
     let demo = demo.expect("the demo's binary runs");
     let told = format!("{}{}", String::from_utf8_lossy(&demo.stdout), String::from_utf8_lossy(&demo.stderr));
     assert!(demo.status.success(), "{told}");
-    for act in ["scale-up", "rollout", "drain", "kill", "scale-up-drop-all", "scale-up-round-robin"] {
+    for act in ["scale-up", "rollout", "drain", "kill", "scale-up-by-load", "scale-up-drop-all", "scale-up-round-robin"]
+    {
         assert_eq!(
             told.matches(&format!("\nact={act} connections=100 ")).count(),
             2,

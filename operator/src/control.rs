@@ -15,7 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ring::Placement;
-use ring::wire::{Grant, Placed, Problem, Report};
+use ring::wire::{Grant, Loads, Placed, Problem, Report, Told};
 use serde::Serialize;
 
 use crate::token::{Covered, Signer};
@@ -126,6 +126,12 @@ impl Control {
     pub async fn grant(&self, address: &str, grant: &Grant) -> Result<Report, ControlError> {
         let to = Addressee { address, uid: &grant.target, term: grant.version.term };
         self.request(to, Method::PUT, "/v1/evictions", body(grant)).await
+    }
+
+    /// Tells a sidecar what the slots hold.
+    pub async fn tell(&self, address: &str, told: &Told<&Loads>) -> Result<Report, ControlError> {
+        let to = Addressee { address, uid: &told.target, term: told.loads.version.term };
+        self.request(to, Method::PUT, "/v1/loads", body(told)).await
     }
 
     /// Asks a sidecar how it is. The UID is its pod's; `None` where nobody but itself knows it.

@@ -359,6 +359,11 @@ impl<S: Store> Driver<S> {
                         mailbox.grant(grant);
                     }
                 }
+                Action::Tell { uid, loads } => {
+                    if let Some(mailbox) = self.mailbox(&uid) {
+                        mailbox.tell(uid, loads);
+                    }
+                }
                 Action::Resign { newer } => return Err(DriverError::Superseded(newer)),
             }
         }

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use ring::agreement::HashKey;
 use ring::duration::GoDuration;
-use ring::settings::{Drain, Gateway, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Unit};
+use ring::settings::{Drain, Gateway, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Strategy, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -66,11 +66,11 @@ pub struct PoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<u32>,
-    /// Where a connection's key is read from.
+    /// Where a connection's key is read from. With the strategy LeastConnections it may be left out.
     #[serde(default)]
     pub key: KeySpec,
     /// How connections are spread. ConsistentHash: by the hash of their key, each key at one slot. LeastConnections: to
-    /// the less loaded pods.
+    /// the less loaded pods; a key decides nothing then.
     #[serde(default)]
     pub strategy: Strategy,
     /// How keys are given to slots, with the strategy ConsistentHash.
@@ -130,16 +130,6 @@ pub struct Target {
     /// Its name, in the pool's namespace.
     #[schemars(length(max = 253))]
     pub name: String,
-}
-
-/// How connections are spread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Strategy {
-    /// By the hash of their key.
-    #[default]
-    ConsistentHash,
-    /// To the less loaded pods.
-    LeastConnections,
 }
 
 /// How keys are given to slots.
@@ -263,6 +253,10 @@ pub struct Rebalance {
     /// slow, then stop.
     #[schemars(range(min = 0, max = 100))]
     pub min_returned: u8,
+    /// With the strategy LeastConnections: by how many percent a pod may hold more connections than the mean, 0 to 100.
+    /// A pod above that gives its excess to new or returned pods, the longest idle connections first.
+    #[schemars(range(min = 0, max = 100))]
+    pub tolerance: u8,
 }
 
 impl Default for Rebalance {
@@ -275,6 +269,7 @@ impl Default for Rebalance {
             max_in_flight: 200,
             return_timeout: GoDuration::from_secs(60),
             min_returned: 80,
+            tolerance: 10,
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `adoption` | a change, from when it is seen until it is in force |
 //! | `succession` | which earlier tables a placement lists |
 //! | `recall` | what went elsewhere while a holder was out of reach |
+//! | `level` | who holds too much, where load decides |
 //! | `fleet` | what the sidecars say of themselves |
 //! | `flight` | connections between two servers |
 //! | `pace`, `brake` | how many may be evicted now |
@@ -28,6 +29,7 @@ pub mod estimate;
 pub mod fleet;
 pub mod flight;
 mod grants;
+pub mod level;
 pub mod pace;
 mod recall;
 mod saved;
@@ -39,7 +41,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::settings::Settings;
-use ring::wire::{Grant, Report};
+use ring::wire::{Grant, Loads, Report};
 use ring::{Holder, Placement, Slot, SlotId, Version};
 use serde::Serialize;
 
@@ -49,6 +51,7 @@ use crate::pool::Mode;
 use adoption::Settling;
 use fleet::Fleet;
 use flight::Flight;
+use level::Levelling;
 use pace::{Allowance, Pace};
 use view::MoveView;
 
@@ -91,6 +94,13 @@ pub enum Action {
     },
     /// Send a grant to the sidecar that it names.
     Grant(Grant),
+    /// Tell a sidecar what the slots hold.
+    Tell {
+        /// The sidecar's UID.
+        uid: String,
+        /// The loads.
+        loads: Arc<Loads>,
+    },
     /// Stop: a newer operator leads.
     Resign {
         /// What it has published.
@@ -131,6 +141,7 @@ pub struct Machine {
     last: MoveView,
     /// Slots whose holder was out of reach, and when last: their keys may be held at their next-best slots.
     absent: BTreeMap<SlotId, Instant>,
+    levelling: Levelling,
     /// The predecessors are at their limit: no new placement until a move ends.
     full: bool,
 }
@@ -178,6 +189,7 @@ impl Machine {
             pace: Pace::default(),
             last: MoveView::default(),
             absent: BTreeMap::new(),
+            levelling: Levelling::default(),
             full: false,
         }
     }
@@ -225,10 +237,12 @@ impl Machine {
         }
         if tick {
             self.recall(now, &mut actions);
+            self.level(now, &mut actions);
         }
         self.follow_move(now, &mut actions);
         if tick {
             self.publish(&mut actions);
+            self.tell_loads(now, &mut actions);
             self.grant(now, &mut actions);
         }
         actions
@@ -297,6 +311,8 @@ impl Machine {
         let version = &mut self.saved.version;
         *version = Version { term: version.term.max(known.term) + 1, epoch: version.epoch.max(known.epoch) };
         self.term = Term::Announcing { since: now };
+        // Nobody knows what was begun before.
+        self.compare_from(now + self.pool.pace.settle);
         if self.saved.roster.slots.is_empty() {
             self.saved.roster = self.reported_roster(known);
         }
@@ -343,20 +359,30 @@ impl Machine {
         if self.moving.is_none() && self.saved.is_moving() {
             self.begin_move(now);
         }
+        let by_load = self.levels();
         let Some(moving) = &mut self.moving else {
             self.fleet.retain(|uid| self.states.contains_key(uid));
             return;
         };
-        let (evicted, returned) = self.fleet.moved_so_far();
         moving.flight.set_timeout(self.pool.pace.return_timeout);
-        moving.flight.record(evicted, returned, now);
-        if moving.flight.in_flight(now) > 0 || self.may_hold_moved_keys() {
+        let (evicted, returned) = self.fleet.moved_so_far();
+        if by_load {
+            moving.flight.record_arrivals(evicted, self.fleet.accepted_so_far(), now);
+        } else {
+            moving.flight.record(evicted, returned, now);
+        }
+        let in_flight = moving.flight.in_flight(now) > 0;
+        if if by_load { !self.is_level(now) } else { in_flight || self.may_hold_moved_keys() } {
             return;
         }
         self.last = self.move_view(now);
         self.fleet.retain(|uid| self.states.contains_key(uid));
         self.saved.baselines.clear();
         self.moving = None;
+        if by_load {
+            self.end_levelling();
+            actions.push(Action::Save(Box::new(self.saved.clone())));
+        }
         if self.saved.is_moving() {
             self.saved.predecessors.clear();
             self.saved.absences.clear();
@@ -376,8 +402,11 @@ impl Machine {
         silent || self.placed().map(|s| &s.report).any(|r| holds_moved(r) || (ownerless && r.connections > 0))
     }
 
-    /// Connections whose owner is elsewhere now.
-    fn pending(&self) -> u64 {
+    /// Connections that have yet to go elsewhere.
+    fn pending(&self, now: Instant) -> u64 {
+        if self.levels() {
+            return self.excess_by_member(now).values().sum();
+        }
         self.placed().map(|sidecar| sidecar.report.moved).sum()
     }
 

@@ -18,6 +18,7 @@
 //! | [`delta`] | what changed between two sets of slots, applied to held keys |
 //! | [`placement`] | which pod holds which slot, with its version and its predecessors |
 //! | [`claim`] | the protocol by which a key leaves one server before it enters another |
+//! | [`load`] | which slot a connection goes to where load decides, not a key |
 //! | [`notice`] | what clients of each protocol are told before their connection is closed |
 //! | [`settings`] | what a pool's spec tells its sidecars |
 //! | [`duration`] | durations as users write them |
@@ -29,6 +30,7 @@ pub mod continuum;
 pub mod delta;
 pub mod duration;
 pub mod hash;
+pub mod load;
 pub mod notice;
 pub mod owners;
 pub mod placement;

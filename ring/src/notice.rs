@@ -115,6 +115,20 @@ impl NoticeProtocol {
         }
     }
 
+    /// The longest payload of its heartbeats, in bytes, where nothing else that it says is as short; 0 where heartbeats are
+    /// control frames, or cannot be told from messages by their length.
+    pub const fn heartbeat(self) -> u8 {
+        match self {
+            // "2" and "3", of Engine.IO.
+            Self::SocketIO => 1,
+            // PINGREQ and PINGRESP; {} as JSON.
+            Self::MQTT | Self::Centrifugo => 2,
+            // {"type":6} with its record separator.
+            Self::SignalR => 11,
+            _ => 0,
+        }
+    }
+
     /// Why its clients can be told nothing in a pool's own words; `None` when they can.
     pub const fn no_message(self) -> Option<&'static str> {
         match self {

@@ -14,6 +14,8 @@ pub use jwt::{Jwt, Mounted, SecretKey, SigningAlgorithm, TokenSource};
 pub struct Settings {
     /// Where a connection's key is read from.
     pub key: KeySpec,
+    /// What decides where a connection goes.
+    pub strategy: Strategy,
     /// What moves at once.
     pub unit: Unit,
     /// What happens to a handshake whose owner cannot be reached.
@@ -29,6 +31,17 @@ pub struct Settings {
     /// The address book for clients that ask before they connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+}
+
+/// How connections are spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Strategy {
+    /// By the hash of their key.
+    #[default]
+    ConsistentHash,
+    /// To the less loaded pods.
+    LeastConnections,
 }
 
 /// The address book for clients that ask before they connect.
@@ -77,6 +90,14 @@ impl Gateway {
     /// The address of a slot.
     pub fn url_of(&self, slot: crate::SlotId) -> String {
         self.url.replace(Self::SLOT, &slot.to_string())
+    }
+
+    /// Whether a request with this Host and this target was sent to the address of a slot.
+    pub fn is_address_of(&self, slot: crate::SlotId, host: &str, target: &str) -> bool {
+        let url = self.url_of(slot);
+        let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address);
+        let (authority, path) = address.find('/').map_or((address, "/"), |at| address.split_at(at));
+        authority.eq_ignore_ascii_case(host) && target.starts_with(path)
     }
 }
 

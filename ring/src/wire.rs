@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `PUT /v1/placement` | control port | [`Placed`] | [`Report`] |
 //! | `PUT /v1/evictions` | control port | [`Grant`] | [`Report`] |
+//! | `PUT /v1/loads` | control port | [`Told`] | [`Report`] |
 //! | `GET /v1/status` | control port | - | [`Report`] |
 //! | `PUT /v1/drain` | control port | - | [`Report`] |
 //! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimAnswer`](crate::claim::ClaimAnswer) of [`Peer`] |
@@ -96,8 +97,39 @@ pub struct Grant {
     pub allow_total: u64,
     /// How long the permission lasts, in milliseconds. It is spent evenly over this time.
     pub ttl_ms: u64,
-    /// The slots that keys may be moved to: those whose holders have acknowledged the version.
+    /// The slots that connections may be moved to: those whose holders have acknowledged the version.
     pub to: Vec<SlotId>,
+}
+
+/// `PUT /v1/loads`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Told<L = Loads> {
+    /// The UID of the sidecar that is meant.
+    pub target: String,
+    /// The loads, or a reference to those that many sidecars get.
+    pub loads: L,
+}
+
+/// How loaded a pool is whose strategy is `LeastConnections`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Loads {
+    /// The version whose slots these are.
+    #[serde(flatten)]
+    pub version: Version,
+    /// The slots that take new connections, each with what it holds.
+    pub slots: BTreeMap<SlotId, Load>,
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// Connections, without those that are leaving.
+    pub connections: u64,
+    /// How long ago they were counted, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// `POST /.wspool/v1/claims`.

@@ -1,7 +1,8 @@
 //! Settings: their defaults, their spelling, and what a mistake is told.
 
+use ring::SlotId;
 use ring::duration::GoDuration;
-use ring::settings::{KeySource, Missing, NoticeProtocol, OwnerUnreachable, Settings, Trust, Unit};
+use ring::settings::{Gateway, KeySource, Missing, NoticeProtocol, OwnerUnreachable, Settings, Trust, Unit};
 use serde_json::{Value, json};
 
 fn read(settings: Value) -> Result<Settings, String> {
@@ -32,6 +33,7 @@ fn settings_read_and_write_as_a_pool_spells_them() {
             "missing": "Reject",
             "trust": "Routing",
         },
+        "strategy": "LeastConnections",
         "unit": "Connection",
         "ownerUnreachable": "Reject",
         "notice": {
@@ -123,4 +125,29 @@ fn an_address_of_keys_is_one_where_nobody_on_the_way_can_change_them() {
         let faults = faults(bad);
         assert_eq!(faults.iter().map(|fault| fault.field.as_str()).collect::<Vec<_>>(), [".jwksUri"], "{bad}");
     }
+}
+
+#[test]
+fn an_address_is_a_slots_when_its_host_and_path_are() {
+    let gateway = |url: &str| Gateway {
+        path: Gateway::default_path(),
+        url: url.into(),
+        origins: Vec::new(),
+        per_client: 0,
+        trusted_hops: 0,
+    };
+    let by_host = gateway("wss://s{slot}.chat.example.com/");
+    let by_path = gateway("wss://chat.example.com/s{slot}/");
+    let by_port = gateway("ws://127.0.0.1:800{slot}");
+    for (gateway, host, target, slot) in [
+        (&by_host, "s1.chat.example.com", "/?user=ann", 1),
+        (&by_host, "S1.Chat.Example.com", "/rooms/7", 1),
+        (&by_path, "chat.example.com", "/s1/ws", 1),
+        (&by_port, "127.0.0.1:8001", "/", 1),
+    ] {
+        assert!(gateway.is_address_of(SlotId(slot), host, target), "{host}{target}");
+        assert!(!gateway.is_address_of(SlotId(slot + 10), host, target), "{host}{target}");
+    }
+    assert!(!by_host.is_address_of(SlotId(1), "chat.example.com", "/"));
+    assert!(!by_path.is_address_of(SlotId(1), "chat.example.com", "/s12/"));
 }

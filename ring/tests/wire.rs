@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ring::wire::{AppHealth, BreakCause, Claim, Draining, Grant, Peer, Placed, Problem, Report};
+use ring::wire::{AppHealth, BreakCause, Claim, Draining, Grant, Load, Loads, Peer, Placed, Problem, Report, Told};
 use ring::{Placement, SlotId, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,14 @@ fn a_grant_keeps_its_shape() {
         &grant,
         &json!({"target": "u", "term": 2, "epoch": 7, "allowTotal": 12, "ttlMs": 1000, "to": [3]}),
     );
+}
+
+#[test]
+fn loads_keep_their_shape() {
+    let slots = BTreeMap::from([(SlotId(3), Load { connections: 1_000, age_ms: 40 })]);
+    let told = Told { target: "u".to_owned(), loads: Loads { version: VERSION, slots } };
+    let slots = json!({"3": {"connections": 1000, "ageMs": 40}});
+    reads_and_writes(&told, &json!({"target": "u", "loads": {"term": 2, "epoch": 7, "slots": slots}}));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use http::StatusCode;
 use rand::seq::IndexedRandom as _;
+use ring::Holder;
 use ring::claim::{Arrival, ClaimAnswer, Released};
 use ring::wire::{Claim, Peer};
 
@@ -112,8 +113,10 @@ impl Place {
     /// The app has accepted: the connection is held from now on.
     pub fn register(mut self, link: Arc<Link>) -> ConnectionId {
         let mut registry = self.sidecar.registry();
-        let Some(seat) = self.seat.take() else { return registry.register_keyless(link) };
-        let id = registry.register(&seat, link);
+        let id = match self.seat.take() {
+            Some(seat) => registry.register(&seat, link),
+            None => registry.register_keyless(link),
+        };
         if self.trusted {
             registry.trust(id);
         }
@@ -130,7 +133,7 @@ impl Drop for Place {
     }
 }
 
-/// Decides about a request. `from_peer`: another sidecar has chosen this one.
+/// Decides about a request. `from_peer`: another sidecar has chosen this one. Where load decides a key says nothing.
 pub async fn decide(
     sidecar: &Arc<Sidecar>,
     view: &View,
@@ -139,9 +142,9 @@ pub async fn decide(
     from_peer: bool,
 ) -> Decision {
     match key {
-        Some(key) => admit(sidecar, key, arrival).await,
-        None if from_peer => Decision::Here(Place::keyless(sidecar)),
-        None => spread(sidecar, view),
+        Some(key) if !view.by_load() => admit(sidecar, key, arrival).await,
+        _ if from_peer => Decision::Here(Place::keyless(sidecar)),
+        _ => spread(sidecar, view),
     }
 }
 
@@ -188,6 +191,26 @@ pub fn spread(sidecar: &Arc<Sidecar>, view: &View) -> Decision {
         return Decision::Here(Place::keyless(sidecar));
     }
     any_holder(sidecar, view)
+}
+
+/// Where a connection goes when load decides: to the less loaded of two slots. Holders that a handshake has been to are
+/// passed over.
+pub fn balance(sidecar: &Arc<Sidecar>, view: &View, passed_over: &[String]) -> Decision {
+    let Some(placement) = &view.placement else { return Decision::Here(Place::keyless(sidecar)) };
+    let is_able = |holder: &Holder| {
+        let uid = &holder.uid;
+        !view.draining.contains(uid) && !passed_over.contains(uid) && !sidecar.peers.is_suspect(uid)
+    };
+    let slots = placement.placement().table.slots.iter();
+    let able = slots.filter(|slot| slot.holder.as_ref().is_some_and(is_able));
+    let able: Vec<_> = able.map(|slot| (slot.id, slot.weight)).collect();
+    let below = |below| rand::random_range(0..below);
+    let chosen = sidecar.tally().choose(&able, placement.version(), Instant::now(), below);
+    match chosen.and_then(|slot| placement.holder(slot)) {
+        Some(holder) if holder.uid == view.me.uid => Decision::Here(Place::keyless(sidecar)),
+        Some(holder) => Decision::There(crate::view::peer(holder)),
+        None => Decision::Refused(Refusal::NoHolder),
+    }
 }
 
 /// Any other sidecar that holds a slot, is not leaving, and can be reached.

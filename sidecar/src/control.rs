@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use ring::wire::{Grant, Placed, Problem, Report};
+use ring::wire::{Grant, Placed, Problem, Report, Told};
 use serde::de::DeserializeOwned;
 
 use crate::auth::control::{Asked, Denied};
@@ -32,6 +32,7 @@ pub fn routes(sidecar: Arc<Sidecar>) -> Router {
     Router::new()
         .route("/v1/placement", put(place))
         .route("/v1/evictions", put(grant))
+        .route("/v1/loads", put(loads))
         .route("/v1/status", get(status))
         .route(DRAIN, put(drain).delete(undrain))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&sidecar), authorize))
@@ -132,6 +133,19 @@ async fn grant(State(sidecar): State<Arc<Sidecar>>, body: Bytes) -> Result<Json<
         *held = Some(bucket);
     }
     sidecar.evictions.notify_one();
+    Ok(Json(sidecar.report()))
+}
+
+async fn loads(State(sidecar): State<Arc<Sidecar>>, body: Bytes) -> Result<Json<Report>, Refusal> {
+    let Told { target, loads } = read::<Told>(&body)?;
+    meant(&sidecar, &target)?;
+    let current = sidecar.view().version();
+    if loads.version != current {
+        let told = loads.version;
+        let detail = format!("the loads are of {told}, this sidecar is at {current}; publish the placement first");
+        return Err(Refusal(StatusCode::CONFLICT, "other-version", detail));
+    }
+    sidecar.tally().hear(&loads, Instant::now());
     Ok(Json(sidecar.report()))
 }
 

@@ -37,8 +37,8 @@ pub struct Facts {
     pub staying: u64,
     /// All connections.
     pub all: u64,
-    /// Of those staying, the ones with a key: grants cover only these.
-    pub staying_keyed: u64,
+    /// Of those staying, the ones that grants cover: where keys decide, those with a key.
+    pub granted_for: u64,
     /// `rebalance.rate`.
     pub rate: u32,
 }
@@ -84,7 +84,7 @@ impl DrainState {
             // There is nowhere to move to: everyone is told at once.
             return Step::Evict(facts.staying);
         }
-        let operator_at_work = now < self.granted + PATIENCE && facts.staying_keyed > 0;
+        let operator_at_work = now < self.granted + PATIENCE && facts.granted_for > 0;
         if operator_at_work {
             return Step::Wait;
         }
@@ -107,15 +107,7 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts {
-            placed: true,
-            granted: false,
-            holds_slot: true,
-            staying: 1000,
-            all: 1000,
-            staying_keyed: 1000,
-            rate: 50,
-        }
+        Facts { placed: true, granted: false, holds_slot: true, staying: 1000, all: 1000, granted_for: 1000, rate: 50 }
     }
 
     #[test]
@@ -148,14 +140,14 @@ mod tests {
     fn connections_without_a_key_do_not_wait_for_grants() {
         let start = Instant::now();
         let mut drain = DrainState::new(Duration::from_secs(60), start);
-        let keyless = Facts { staying_keyed: 0, ..facts() };
+        let keyless = Facts { granted_for: 0, ..facts() };
         assert_eq!(drain.step(&keyless, start + Duration::from_secs(1)), Step::Evict(50));
     }
 
     #[test]
     fn peers_are_told_at_once_when_there_is_nobody_to_move() {
         let start = Instant::now();
-        let empty = Facts { staying: 0, staying_keyed: 0, all: 0, ..facts() };
+        let empty = Facts { staying: 0, granted_for: 0, all: 0, ..facts() };
         let mut drain = DrainState::new(Duration::from_secs(60), start);
         assert_eq!(drain.step(&empty, start), Step::Evict(0));
         drain.announced = true;

@@ -37,6 +37,11 @@ fn spend_grant(sidecar: &Sidecar, now: Instant) -> bool {
     let mut registry = sidecar.registry();
     let version = registry.view().version();
     let allowed = |slot: Option<SlotId>| slot.is_some_and(|slot| bucket.allows(slot));
+    if registry.view().by_load() {
+        let due = bucket.available(version, registry.spent(), now);
+        registry.evict_idlest(u64::try_from(due).unwrap_or(0));
+        return bucket.is_alive(version, now);
+    }
     while bucket.available(version, registry.spent(), now) > 0 && registry.evict_next(allowed) > 0 {}
     bucket.is_alive(version, now)
 }
@@ -51,10 +56,15 @@ async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool
         let view = registry.view();
         let all = registry.all();
         let staying = all - registry.leaving();
-        let moved = registry.moved().connections;
-        let staying_keyed = if view.slot.is_some() { staying } else { moved };
+        let granted_for = if view.by_load() {
+            registry.staying_here()
+        } else if view.slot.is_some() {
+            staying
+        } else {
+            registry.moved().connections
+        };
         let (placed, holds_slot, rate) = (view.placement.is_some(), view.slot.is_some(), view.settings().rate.0);
-        Facts { placed, granted, holds_slot, staying, all, staying_keyed, rate }
+        Facts { placed, granted, holds_slot, staying, all, granted_for, rate }
     };
     let (step, first) = {
         let mut drain = sidecar.drain();
@@ -120,7 +130,7 @@ pub async fn drained(sidecar: &Sidecar) {
 
 fn evict(sidecar: &Sidecar, due: u64) {
     let mut registry = sidecar.registry();
-    let mut begun = 0;
+    let mut begun = if registry.view().by_load() { registry.evict_idlest(due) } else { 0 };
     while begun < due {
         let now = match registry.evict_next(|_| true) {
             0 => registry.evict_unkeyed(),

@@ -33,6 +33,9 @@ pub struct Follower {
     in_message: bool,
     /// The opcode of the last message that has begun; 0 before the first.
     message: u8,
+    /// One more than the payload of the longest data frame that has begun since this was asked for, as far as a byte holds
+    /// it; 0 when there was none.
+    longest: u8,
     closed: bool,
     malformed: bool,
 }
@@ -60,6 +63,11 @@ impl Follower {
             BINARY => Some(MessageKind::Binary),
             _ => None,
         }
+    }
+
+    /// The payload of the longest data frame that has begun since this was asked last, in bytes, 254 at most.
+    pub fn take_longest(&mut self) -> Option<u8> {
+        std::mem::take(&mut self.longest).checked_sub(1)
     }
 
     /// Whether the bytes can no longer be followed.
@@ -157,6 +165,8 @@ impl Follower {
         } else {
             self.malformed = payload >> 63 != 0;
             self.in_message = !finished;
+            let size = u8::try_from(payload).unwrap_or(u8::MAX).saturating_add(1);
+            self.longest = self.longest.max(size);
             if opcode != CONTINUATION {
                 self.message = opcode;
             }

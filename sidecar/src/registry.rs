@@ -3,6 +3,7 @@
 //! One lock guards the view of the pool together with the keys, so that "is it mine?" and "then it is counted" are one
 //! step. It is taken once when a connection begins and once when it ends, never for its bytes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ type KeyId = usize;
 /// What the registry counts, since the process began.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// Connections with a key whose client was told to go.
+    /// Connections whose client was told to go as a grant allows: where keys decide, those with a key.
     pub evicted: u64,
     /// Connections of moved keys that arrived.
     pub returned: u64,
@@ -49,7 +50,7 @@ pub struct Registry {
     trusted: u64,
     transit: u64,
     leaving: u64,
-    /// Of those leaving, the ones with a key whose client has not been told yet.
+    /// Of those leaving for a grant, the ones whose client has not been told yet.
     undecided: u64,
     totals: Totals,
 }
@@ -86,6 +87,8 @@ enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Leaving {
     cause: BreakCause,
+    /// Whether a grant pays for it.
+    granted: bool,
     told: bool,
 }
 
@@ -309,18 +312,36 @@ impl Registry {
         let next = self.moved.iter().find(|(_, id)| allows(self.owners[*id]) && self.has_staying(*id));
         let Some(&(_, key)) = next else { return 0 };
         let connections = self.keys[key].connections.clone();
-        // Without a slot of its own the whole pod is being emptied.
-        let emptied = self.view.slot.is_none() || self.view.draining.contains(&self.view.me.uid);
-        let cause = if emptied { BreakCause::Drain } else { BreakCause::Move };
+        let cause = self.cause_of_moves();
         let one = self.view.settings().unit == Unit::Connection;
         let mut begun = 0;
         for id in connections {
             if self.connections[id].leaving.is_none() && !(one && begun > 0) {
-                self.leave(id, cause);
+                self.leave(id, cause, true);
                 begun += 1;
             }
         }
         begun
+    }
+
+    /// Where load decides: begins the eviction of so many connections, those first that have said nothing for longest.
+    /// Says how many there were.
+    pub fn evict_idlest(&mut self, count: u64) -> u64 {
+        let staying = self.connections.iter().filter(|(_, c)| c.leaving.is_none() && c.kind != Kind::Transit);
+        let mut silent: Vec<_> = staying.map(|(id, c)| (Reverse(c.link.silent_ticks()), id)).collect();
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(silent.len());
+        if count > 0 {
+            silent.select_nth_unstable(count - 1);
+        }
+        let cause = self.cause_of_moves();
+        for (_, id) in silent.into_iter().take(count) {
+            self.leave(id, cause, true);
+        }
+        count as u64
+    }
+
+    fn cause_of_moves(&self) -> BreakCause {
+        if self.view.is_emptied() { BreakCause::Drain } else { BreakCause::Move }
     }
 
     /// Begins the eviction of one connection that has no key here: without one, or in transit.
@@ -329,18 +350,18 @@ impl Registry {
         let Some((id, kind)) = self.connections.iter().find(|(_, c)| unkeyed(c)).map(|(id, c)| (id, c.kind)) else {
             return 0;
         };
-        self.leave(id, if kind == Kind::Transit { BreakCause::EntryLost } else { BreakCause::Drain });
+        self.leave(id, if kind == Kind::Transit { BreakCause::EntryLost } else { BreakCause::Drain }, false);
         1
     }
 
-    fn leave(&mut self, id: ConnectionId, cause: BreakCause) {
+    fn leave(&mut self, id: ConnectionId, cause: BreakCause, granted: bool) {
         let connection = &mut self.connections[id];
-        connection.leaving = Some(Leaving { cause, told: false });
+        connection.leaving = Some(Leaving { cause, granted, told: false });
         connection.link.evict();
         if let Kind::Keyed(key) = connection.kind {
             self.keys[key].state.leave();
-            self.undecided += 1;
         }
+        self.undecided += u64::from(granted);
         self.leaving += 1;
     }
 
@@ -354,16 +375,17 @@ impl Registry {
     pub fn confirm(&mut self, id: ConnectionId) -> Option<Notice> {
         let connection = &self.connections[id];
         let leaving = connection.leaving.filter(|leaving| !leaving.told)?;
-        if let Kind::Keyed(key) = connection.kind {
-            self.undecided -= 1;
-            if !self.moved.contains(&(self.hashes[key], key)) {
-                self.keys[key].state.stay();
-                self.connections[id].leaving = None;
-                self.leaving -= 1;
-                return None;
-            }
-            self.totals.evicted += 1;
+        self.undecided -= u64::from(leaving.granted);
+        if let Kind::Keyed(key) = connection.kind
+            && !self.view.by_load()
+            && !self.moved.contains(&(self.hashes[key], key))
+        {
+            self.keys[key].state.stay();
+            self.connections[id].leaving = None;
+            self.leaving -= 1;
+            return None;
         }
+        self.totals.evicted += u64::from(leaving.granted);
         self.connections[id].leaving = Some(Leaving { told: true, ..leaving });
         *self.totals.breaks.entry(leaving.cause).or_default() += 1;
         Some(self.view.settings().notice.clone())
@@ -374,6 +396,7 @@ impl Registry {
         let connection = self.connections.remove(id);
         self.trusted -= u64::from(connection.trusted);
         self.leaving -= u64::from(connection.leaving.is_some());
+        self.undecided -= u64::from(connection.leaving.is_some_and(|leaving| leaving.granted && !leaving.told));
         match connection.kind {
             Kind::Transit => self.transit -= 1,
             Kind::Keyless => self.held -= 1,
@@ -387,7 +410,6 @@ impl Registry {
                         self.loose.insert(key);
                     }
                     Some(Leaving { told: false, .. }) => {
-                        self.undecided -= 1;
                         entry.state.stay();
                         entry.state.close(End::Other);
                     }
@@ -401,6 +423,10 @@ impl Registry {
     /// What moved and is still here.
     pub fn moved(&self) -> Moved {
         let mut moved = Moved::default();
+        if self.view.by_load() && self.view.is_emptied() {
+            moved.connections = self.staying_here();
+            return moved;
+        }
         for (_, id) in &self.moved {
             let staying = self.keys[*id].connections.iter().filter(|c| self.connections[**c].leaving.is_none()).count();
             moved.keys += u64::from(!self.keys[*id].connections.is_empty());
@@ -415,6 +441,12 @@ impl Registry {
     /// Evictions that a grant has paid for: told, or about to be.
     pub fn spent(&self) -> u64 {
         self.totals.evicted + self.undecided
+    }
+
+    /// Connections whose app is here, without those already leaving.
+    pub fn staying_here(&self) -> u64 {
+        let here = self.connections.iter().filter(|(_, c)| c.leaving.is_none() && c.kind != Kind::Transit);
+        here.count() as u64
     }
 
     /// Totals since the process began.

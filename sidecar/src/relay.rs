@@ -209,6 +209,7 @@ impl<H: Hooks> Relay<H> {
         let down = self.down.carry(cx, &mut self.app, &mut self.client, until, |_| {});
         if up.moved || down.moved {
             self.link.touch();
+            self.link.hear(self.up.follower.take_longest().max(self.down.follower.take_longest()));
         }
         // A side that has broken takes nothing more, either. The app is not waited for without a client; a client is,
         // since it may still have to read the app's last words.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use ring::load::Tally;
 use ring::wire::{Peer, Report};
 use tokio::sync::Notify;
 
@@ -49,6 +50,7 @@ pub struct Sidecar {
     /// Wakes the evictor: a grant has come in, or a drain has begun.
     pub evictions: Notify,
     registry: Mutex<Registry>,
+    tally: Mutex<Tally>,
     grant: Mutex<Option<Bucket>>,
     drain: Mutex<Option<DrainState>>,
     started: u64,
@@ -73,6 +75,7 @@ impl Sidecar {
             released: Notify::new(),
             evictions: Notify::new(),
             registry: Mutex::new(Registry::new(view)),
+            tally: Mutex::default(),
             grant: Mutex::new(None),
             drain: Mutex::new(None),
             started: since_1970_ms(),
@@ -83,6 +86,11 @@ impl Sidecar {
     /// The connections and keys. Held for moments only, never across an await.
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How loaded the slots are, where load decides.
+    pub fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The grant in force.

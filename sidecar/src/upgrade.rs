@@ -177,7 +177,7 @@ impl Reached {
     }
 
     fn hold(self, sidecar: &Arc<Sidecar>, to_client: Vec<u8>, opening: Option<Box<Opening>>) -> Accepted {
-        let link = Arc::new(Link::new());
+        let link = Arc::new(Link::of(sidecar.view().settings().notice.protocol));
         let (upstream, held) = match self {
             Self::App(stream, place) => (stream, Held::new(sidecar, Some(place), &link)),
             Self::Peer(stream) => (stream, Held::new(sidecar, None, &link)),
@@ -239,7 +239,7 @@ impl<'a> Handshake<'a> {
 
     /// Finds the app or the peer that takes the handshake, and gets its answer.
     async fn reach(&self, head: &RequestHead) -> Result<(Reached, ResponseHead), Failure> {
-        let mut decision = self.decide(self.arrival).await;
+        let mut decision = self.begin(head).await;
         let mut arrival = self.arrival;
         let mut redirects = 0;
         let mut passed_over: Vec<String> = Vec::new();
@@ -249,7 +249,9 @@ impl<'a> Handshake<'a> {
                 Decision::There(peer) if self.from_peer => return Err(Failure::Redirect(peer)),
                 Decision::There(peer) => peer,
                 Decision::Here(place) => match self.ask_app(head, place).await {
-                    Err(Failure::AppDown) if !self.from_peer && self.key.is_some() => self.view.me.clone(),
+                    Err(Failure::AppDown) if !self.from_peer && (self.key.is_some() || self.view.by_load()) => {
+                        self.view.me.clone()
+                    }
                     answered => return answered,
                 },
             };
@@ -281,6 +283,21 @@ impl<'a> Handshake<'a> {
         }
     }
 
+    /// Whom a handshake goes to first. Where load decides one that was sent to the address of this slot was told to come
+    /// here: it has been decided about.
+    async fn begin(&self, head: &RequestHead) -> Decision {
+        if self.from_peer || !self.view.by_load() {
+            return self.decide(self.arrival).await;
+        }
+        let host = head.header("host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
+        let gateway = self.view.settings().gateway.as_ref().zip(self.view.slot);
+        let addressed = gateway.is_some_and(|(gateway, slot)| gateway.is_address_of(slot, host, head.target()));
+        if addressed && !self.view.is_emptied() {
+            return Decision::Here(Place::keyless(self.sidecar));
+        }
+        admission::balance(self.sidecar, &self.view, &[])
+    }
+
     async fn decide(&self, arrival: Arrival) -> Decision {
         admission::decide(self.sidecar, &self.view, self.key.as_deref(), arrival, self.from_peer).await
     }
@@ -288,6 +305,10 @@ impl<'a> Handshake<'a> {
     /// The best slot that has not failed yet.
     async fn next_best(&self, passed_over: &[String]) -> Decision {
         let unreachable = Decision::Refused(Refusal::Unreachable);
+        if self.view.by_load() {
+            let late = self.began.elapsed() > FALLBACK_LIMIT + APP_PATIENCE;
+            return if late { unreachable } else { admission::balance(self.sidecar, &self.view, passed_over) };
+        }
         let Some(key) = &self.key else {
             return if passed_over.len() > REDIRECTS as usize {
                 unreachable

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ring::claim::Standing;
-use ring::settings::Settings;
+use ring::settings::{Settings, Strategy};
 use ring::wire::Peer;
 use ring::{Compiled, Holder, KeyHash, SlotId, Version};
 
@@ -116,8 +116,21 @@ impl View {
         all.filter(|holder| holder.uid != self.me.uid).map(peer).collect()
     }
 
+    /// Whether load decides where connections go, and not their keys.
+    pub fn by_load(&self) -> bool {
+        self.placement.is_some() && self.settings().strategy == Strategy::LeastConnections
+    }
+
+    /// Whether the whole pod is being emptied: it drains, or has no slot of its own.
+    pub fn is_emptied(&self) -> bool {
+        self.slot.is_none() || self.draining.contains(&self.me.uid)
+    }
+
     /// Whether a held key, which its slot owns, belongs elsewhere now.
     pub fn is_moved(&self, owner: Option<SlotId>) -> bool {
+        if self.by_load() {
+            return false;
+        }
         let leaving = self.draining.contains(&self.me.uid);
         leaving || owner.is_some_and(|owner| self.slot != Some(owner))
     }

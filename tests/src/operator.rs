@@ -32,12 +32,16 @@ impl Files {
     /// Writes the pool's file. `spec` is the part of the YAML below `spec:`, in flow style and without its braces; the
     /// key is the parameter `user`.
     pub fn new(spec: &str) -> Self {
-        let files = Self { folder: tempfile::tempdir().expect("a temporary folder") };
         let separator = if spec.is_empty() { "" } else { ", " };
+        Self::keyless(&format!("key: {{from: [{{query: user}}]}}{separator}{spec}"))
+    }
+
+    /// The same without a key.
+    pub fn keyless(spec: &str) -> Self {
+        let files = Self { folder: tempfile::tempdir().expect("a temporary folder") };
         let text = format!(
             "apiVersion: wspool.dev/v1alpha1\nkind: WebSocketPool\nmetadata: {{name: test}}\nspec: {{target: \
-             {{apiVersion: apps/v1, kind: Deployment, name: test}}, port: 3000, key: {{from: [{{query: \
-             user}}]}}{separator}{spec}}}\n"
+             {{apiVersion: apps/v1, kind: Deployment, name: test}}, port: 3000, {spec}}}\n"
         );
         std::fs::write(files.path("pool.yaml"), text).expect("a file in a temporary folder");
         files.write_members("[]\n");

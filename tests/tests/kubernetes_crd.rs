@@ -35,7 +35,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "cannot be used; write a kind, for example Deployment",
     ),
     ("spec: {target: {name: ''}}", "spec.target.name", "cannot be used; write the name of a workload"),
-    ("spec: {key: {from: []}}", "spec.key.from", "names no source; write for example - query: user"),
+    ("spec: {key: {from: []}}", "spec.key.from", NO_SOURCE),
+    ("spec: {key: null}", "spec.key.from", NO_SOURCE),
     ("spec: {key: {from: [{query: ''}]}}", "spec.key.from[0].query", "cannot be used; write a parameter's name"),
     ("spec: {key: {from: [{header: 'x user'}]}}", "spec.key.from[0].header", HEADER),
     ("spec: {key: {from: [{header: Wspool-Key}]}}", "spec.key.from[0].header", HEADER),
@@ -137,6 +138,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "spec: {strategy: LeastConnections, hashing: {algorithm: HAProxy}}",
         "spec.hashing.algorithm",
+        "has no part in the strategy LeastConnections; leave it out",
+    ),
+    (
+        "spec: {strategy: LeastConnections, limits: {perKey: 2}}",
+        "spec.limits.perKey",
         "has no part in the strategy LeastConnections; leave it out",
     ),
     (
@@ -285,6 +291,8 @@ const HEADER: &str =
     "cannot be used; write a header's name, and none that begins with wspool: clients' own are stripped";
 const PATH: &str = "cannot be used; write a path with one segment {key}, for example /rooms/{key}";
 const ONE_KEY_SET: &str = "does not have one key set; write either jwksUri or jwksFrom";
+const NO_SOURCE: &str =
+    "names no source; write for example - query: user, or take the strategy LeastConnections, which needs no key";
 const JWKS_URI_AT: &str = "spec.key.jwt.jwksUri";
 const JWKS_URI: &str = "cannot be used; write an https address, for example https://idp.example.com/jwks.json";
 const TABLE_SIZE_AT: &str = "spec.hashing.envoyMaglev.tableSize";
@@ -355,11 +363,6 @@ const REFUSED_IN_OTHER_WORDS: &[(&str, &str, &str)] = &[
         "unknown variant `body`, expected one of `header`, `query`, `cookie`, `subprotocol`",
     ),
     (
-        "spec: {key: null}",
-        "spec.key: Required value",
-        "spec.key.from: [] names no source; write for example - query: user",
-    ),
-    (
         "spec: {key: {from: [{query: a}, {query: b}, {query: c}, {query: d}, {query: e}, {query: f}, {query: g}, \
          {query: h}, {query: i}]}}",
         "spec.key.from: Too many: 9: must have at most 8 items",
@@ -406,6 +409,11 @@ const REFUSED_IN_OTHER_WORDS: &[(&str, &str, &str)] = &[
         "spec.hashing.haproxy.weight: 257 is out of range; write 1 to 256",
     ),
     (
+        "spec: {rebalance: {tolerance: 101}}",
+        "spec.rebalance.tolerance in body should be less than or equal to 100",
+        "spec.rebalance.tolerance: 101 is out of range; write 0 to 100",
+    ),
+    (
         "spec: {limits: {connections: 10000001}}",
         "spec.limits.connections in body should be less than or equal to 10000000",
         "spec.limits.connections: 10000001 is out of range; write 0 to 10000000",
@@ -437,13 +445,10 @@ const REFUSED_IN_A_CLUSTER: &[(&str, &str)] = &[
 ];
 
 /// Accepted by the API server, and refused by the operator, which says so in the pool's conditions.
-const NOT_BUILT: &[(&str, &str)] = &[
-    ("spec: {strategy: LeastConnections}", "spec.strategy: LeastConnections is not built yet; write ConsistentHash"),
-    (
-        "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}}",
-        "spec.redis: a Redis is not built yet; leave it out",
-    ),
-];
+const NOT_BUILT: &[(&str, &str)] = &[(
+    "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}}",
+    "spec.redis: a Redis is not built yet; leave it out",
+)];
 
 /// Accepted by both: as far as every field goes, and nulls.
 const ACCEPTED: &[&str] = &[
@@ -468,6 +473,8 @@ const ACCEPTED: &[&str] = &[
      jwksFrom: {secretKeyRef: {name: chat-jwks, key: jwks.json}}, token: [{header: X-Token}, {query: ü}, {cookie: t}, \
      {subprotocol: bearer.}]}}}",
     "spec: {key: {from: [{jwt: sub}], jwt: {issuer: a, jwksUri: 'http://[::1]:8080/jwks.json?x=y'}}}",
+    "spec: {strategy: LeastConnections, key: null}",
+    "spec: {strategy: LeastConnections, rebalance: {tolerance: 0}}",
     "spec: {rebalance: {rate: 0.001%, settle: 0s, returnTimeout: 1000ms, maxInFlight: 1, minReturned: 0}}",
     "spec: {rebalance: {rate: 100%, settle: 0.5h30m, returnTimeout: 1h, maxInFlight: 1000000, minReturned: 100}}",
     "spec: {rebalance: {rate: 100000, mode: Paused, unit: Connection}, ownerUnreachable: Reject}",

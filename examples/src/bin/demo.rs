@@ -13,7 +13,7 @@ use wspool_examples::demo::screen::Screen;
 use wspool_examples::demo::{Error, process};
 
 /// However things go, the demo ends by then.
-const LIMIT: Duration = Duration::from_mins(2);
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// Shows what wspool does, on real processes and real connections.
 #[derive(Parser)]

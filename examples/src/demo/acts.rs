@@ -1,7 +1,7 @@
 //! The acts: what is done to the pool, and what must come of it.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -10,11 +10,11 @@ use super::Error;
 use super::balancer::Balancer;
 use super::crowd::Crowd;
 use super::ledger::{Mark, Places};
-use super::pool::{Pool, start_chat_server};
+use super::pool::{Placing, Pool, start_chat_server};
 use super::ports::Ports;
 use super::process::{Launcher, Process};
 use super::screen::Screen;
-use super::verdict::{Comparison, Owners, Tally, Verdict};
+use super::verdict::{self, Comparison, Owners, Tally, Verdict};
 use super::view::View;
 
 /// How long anything in an act may take.
@@ -70,7 +70,7 @@ pub async fn play(
     screen: &Screen,
     outcomes: &mut Vec<Outcome>,
 ) -> Result<(), Error> {
-    let mut stage = Stage::open(plan, launcher.clone(), folder, screen).await?;
+    let mut stage = Stage::open(plan, Placing::ByKey, launcher.clone(), folder.join("by-key"), screen).await?;
     let mut told = |outcome: Outcome| {
         screen.say(&outcome.to_string());
         for problem in outcome.problems() {
@@ -83,6 +83,9 @@ pub async fn play(
     told(Outcome::Act(stage.drain().await?));
     told(Outcome::Act(stage.join_before_the_kill().await?));
     told(Outcome::Act(stage.kill().await?));
+    stage.close().await?;
+    let mut stage = Stage::open(plan, Placing::ByLoad, launcher.clone(), folder.join("by-load"), screen).await?;
+    told(Outcome::Act(stage.even_out().await?));
     stage.close().await?;
     told(Outcome::Comparison(compare(plan.connections, Instead::DropAll, &launcher, screen).await?));
     told(Outcome::Comparison(compare(plan.connections, Instead::RoundRobin, &launcher, screen).await?));
@@ -100,8 +103,14 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// One server, and every client on it.
-    async fn open(plan: Plan, launcher: Launcher, folder: &Path, screen: &'a Screen) -> Result<Self, Error> {
-        let mut pool = Pool::open(launcher, folder.to_owned(), plan.rate).await?;
+    async fn open(
+        plan: Plan,
+        placing: Placing,
+        launcher: Launcher,
+        folder: PathBuf,
+        screen: &'a Screen,
+    ) -> Result<Self, Error> {
+        let mut pool = Pool::open(launcher, folder, plan.rate, placing).await?;
         pool.start("server-1").await?;
         pool.list(&["server-1"])?;
         let crowd = Crowd::none();
@@ -163,7 +172,20 @@ impl<'a> Stage<'a> {
         self.pool.start("server-4").await?;
         self.screen.note("server-4", "is back");
         self.settle_on(&["server-3", "server-4"]).await?;
-        self.judge("kill", &stages, began).await
+        self.judge(began, |tally, took| Verdict::of("kill", &stages, tally, took)).await
+    }
+
+    /// The first act in a pool without keys.
+    async fn even_out(&mut self) -> Result<Verdict, Error> {
+        self.pool.start("server-2").await?;
+        let story = "The same without keys: Server 2 joins, and gets half of the connections, the longest idle first.";
+        self.begin("scale-up by load", story, &[("server-1", ""), ("server-2", "joins")]);
+        let servers = ["server-1", "server-2"];
+        let began = Instant::now();
+        self.pool.list(&servers)?;
+        let even = |places: &Places, view: &View| view.is_settled_on(&servers) && verdict::is_even(places, &servers);
+        self.until("as many clients on the one server as on the other", even).await?;
+        self.judge(began, |tally, took| Verdict::by_load("scale-up-by-load", &servers, tally, took)).await
     }
 
     /// Puts exactly these servers into the members file, waits until everyone is where they belong, and judges.
@@ -172,17 +194,21 @@ impl<'a> Stage<'a> {
         let began = Instant::now();
         self.pool.list(servers)?;
         let after = self.settle_on(servers).await?;
-        self.judge(act, &[before, after], began).await
+        self.judge(began, |tally, took| Verdict::of(act, &[before, after], tally, took)).await
     }
 
-    async fn judge(&mut self, act: &'static str, stages: &[Owners], began: Instant) -> Result<Verdict, Error> {
+    async fn judge(
+        &mut self,
+        began: Instant,
+        verdict: impl FnOnce(&Tally, Duration) -> Verdict,
+    ) -> Result<Verdict, Error> {
         let took = began.elapsed();
         sleep(AFTERMATH).await;
         self.pool.check()?;
         let (events, next) = self.crowd.ledger.turn(&self.mark);
         let tally = Tally::of(&self.mark.places, &events, began, Instant::now());
         self.mark = next;
-        let mut verdict = Verdict::of(act, stages, &tally, took);
+        let mut verdict = verdict(&tally, took);
         let echoes = self.crowd.ledger.echoes();
         if echoes.wrong > 0 {
             verdict.problems.push(format!("{} echoes were wrong", echoes.wrong));

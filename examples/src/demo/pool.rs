@@ -42,6 +42,15 @@ pub struct Pool {
     running: BTreeMap<String, Running>,
 }
 
+/// What decides where connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placing {
+    /// Their keys.
+    ByKey,
+    /// How loaded the servers are.
+    ByLoad,
+}
+
 /// A server and its sidecar.
 #[derive(Debug)]
 struct Running {
@@ -70,10 +79,11 @@ struct Listed<'a> {
 
 impl Pool {
     /// Starts the router and the operator; the pool has no servers yet. `folder` is the demo's own.
-    pub async fn open(launcher: Launcher, folder: PathBuf, rate: u32) -> Result<Self, Error> {
+    pub async fn open(launcher: Launcher, folder: PathBuf, rate: u32, placing: Placing) -> Result<Self, Error> {
         let mut ports = Ports::new();
+        std::fs::create_dir_all(&folder).map_err(Error::io("making the pool's folder"))?;
         let pool_file = folder.join("pool.yaml");
-        std::fs::write(&pool_file, pool_yaml(rate)).map_err(Error::io("writing the pool's file"))?;
+        std::fs::write(&pool_file, pool_yaml(rate, placing)).map_err(Error::io("writing the pool's file"))?;
         let mut pool = Self {
             launcher,
             http: Http::new(),
@@ -220,13 +230,17 @@ pub fn start_chat_server(launcher: &Launcher, name: &str, listen: SocketAddr) ->
     launcher.start(name, "chat-server", &["--listen", &listen.to_string(), "--name", name])
 }
 
-fn pool_yaml(rate: u32) -> String {
+fn pool_yaml(rate: u32, placing: Placing) -> String {
+    let placing = match placing {
+        Placing::ByKey => "key: {from: [{query: user}]}",
+        Placing::ByLoad => "strategy: LeastConnections",
+    };
     format!(
         "apiVersion: wspool.dev/v1alpha1
 kind: WebSocketPool
 metadata: {{name: demo}}
 spec:
-  key: {{from: [{{query: user}}]}}
+  {placing}
   rebalance: {{settle: 1s, rate: {rate}, returnTimeout: 10s}}
 "
     )

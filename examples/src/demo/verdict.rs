@@ -230,6 +230,46 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Judges an act in which one server shared its connections with new ones by load: all that had to move are the
+    /// connections above the mean.
+    pub fn by_load(act: &'static str, servers: &[&str], tally: &Tally, took: Duration) -> Self {
+        let connections = tally.fates.len();
+        let counted = tally.balance();
+        let minimum = connections - connections.div_ceil(servers.len());
+        let breaks: usize = tally.fates.iter().map(|fate| fate.breaks).sum();
+        let mut verdict = Self {
+            act,
+            connections,
+            moved: tally.broken(),
+            untouched: connections - tally.broken(),
+            needless: breaks.saturating_sub(minimum),
+            returned: tally.fates.iter().filter(|fate| fate.breaks > 0 && fate.place.is_some()).count(),
+            lost: tally.away(),
+            peak_per_100ms: tally.peak_per_100ms,
+            took,
+            balance: servers.iter().map(|server| counted.get(*server).copied().unwrap_or(0)).collect(),
+            problems: Vec::new(),
+        };
+        if breaks != minimum {
+            verdict.problems.push(format!("connections broke {breaks} times, and should have broken {minimum} times"));
+        }
+        let places: Places = tally.fates.iter().map(|fate| fate.place.clone()).collect();
+        if !is_even(&places, servers) {
+            verdict.problems.push(format!("the servers have {} clients", Balance(&verdict.balance)));
+        }
+        verdict
+    }
+}
+
+/// Whether every client is on one of these servers, and none has two more than another.
+pub fn is_even(places: &Places, servers: &[&str]) -> bool {
+    let on = |server: &&str| places.iter().flatten().filter(|place| ***place == **server).count();
+    let counts: Vec<usize> = servers.iter().map(on).collect();
+    let (least, most) = (counts.iter().min(), counts.iter().max());
+    counts.iter().sum::<usize>() == places.len() && least.zip(most).is_some_and(|(least, most)| most - least <= 1)
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -413,6 +453,23 @@ mod tests {
         let verdict = history.judge(&stages);
         assert_eq!(verdict.problems, Vec::<String>::new());
         assert_eq!(verdict.needless, 0);
+    }
+
+    #[test]
+    fn by_load_half_of_the_clients_move_and_no_more() {
+        let servers = ["a", "b"];
+        let mut history = History::beginning_at(&owners(&["a"]));
+        (0..CLIENTS / 2).for_each(|client| history.moves(client, &Server::from("b")));
+        let judge = |history: &History| {
+            let tally = Tally::of(&history.places, &history.events, history.began, history.began);
+            Verdict::by_load("test", &servers, &tally, Duration::from_secs(1))
+        };
+        let verdict = judge(&history);
+        assert_eq!((verdict.problems.len(), verdict.needless, verdict.moved), (0, 0, CLIENTS / 2));
+        assert_eq!(verdict.balance, [CLIENTS / 2, CLIENTS / 2]);
+        history.moves(0, &Server::from("a"));
+        let verdict = judge(&history);
+        assert_eq!((verdict.problems.len(), verdict.needless), (2, 1), "{:?}", verdict.problems);
     }
 
     #[test]

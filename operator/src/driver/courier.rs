@@ -1,9 +1,9 @@
-//! Carries placements, grants and questions to one sidecar, one at a time, so that a slow one never delays the others.
+//! Carries placements, grants, loads and questions to one sidecar, one at a time, so that a slow one never delays the others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::Placement;
-use ring::wire::{Grant, Placed, Report};
+use ring::wire::{Grant, Loads, Placed, Report, Told};
 use tokio::sync::{Notify, mpsc};
 
 use crate::control::{Control, ControlError};
@@ -28,11 +28,12 @@ pub struct Route {
     pub uid: Option<String>,
 }
 
-/// What waits to be carried. A newer placement or grant takes the place of one that still waits.
+/// What waits to be carried. A newer placement, grant or count takes the place of one that still waits.
 #[derive(Debug, Default)]
 struct Waiting {
     placed: Option<(String, Arc<Placement>)>,
     grant: Option<Grant>,
+    loads: Option<(String, Arc<Loads>)>,
     question: bool,
     closed: bool,
 }
@@ -52,6 +53,11 @@ impl Mailbox {
     /// A grant.
     pub fn grant(&self, grant: Grant) {
         self.put(|waiting| waiting.grant = Some(grant));
+    }
+
+    /// What the slots hold, for the sidecar with this UID.
+    pub fn tell(&self, uid: String, loads: Arc<Loads>) {
+        self.put(|waiting| waiting.loads = Some((uid, loads)));
     }
 
     /// A question how it is, unless something else is carried that is answered with the same.
@@ -79,7 +85,8 @@ impl Mailbox {
     async fn next(&self) -> Waiting {
         loop {
             let waiting = self.take();
-            if waiting.closed || waiting.question || waiting.placed.is_some() || waiting.grant.is_some() {
+            let carries = waiting.placed.is_some() || waiting.grant.is_some() || waiting.loads.is_some();
+            if waiting.closed || waiting.question || carries {
                 return waiting;
             }
             self.waiting.1.notified().await;
@@ -91,18 +98,21 @@ impl Mailbox {
 pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mpsc::Sender<Answer>) {
     let Route { member, address, uid } = route;
     loop {
-        let Waiting { placed, grant, question, closed } = mailbox.next().await;
+        let Waiting { placed, grant, loads, question, closed } = mailbox.next().await;
         if closed {
             return;
         }
-        let mut results = Vec::with_capacity(2);
+        let mut results = Vec::with_capacity(3);
         // Each is answered with the same report, so a question is asked only when nothing else is carried.
-        let asks = question && placed.is_none() && grant.is_none();
+        let asks = question && placed.is_none() && grant.is_none() && loads.is_none();
         if let Some((target, placement)) = placed {
             results.push(control.place(&address, &Placed { target, placement: &*placement }).await);
         }
         if let Some(grant) = grant {
             results.push(control.grant(&address, &grant).await);
+        }
+        if let Some((target, loads)) = loads {
+            results.push(control.tell(&address, &Told { target, loads: &*loads }).await);
         }
         if asks {
             results.push(control.status(&address, uid.as_deref()).await);

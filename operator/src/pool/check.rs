@@ -50,6 +50,8 @@ pub struct Pace {
     pub return_timeout: Duration,
     /// Percent of a cohort that must return.
     pub min_returned: u64,
+    /// Percent above the mean that a member may hold, where load decides.
+    pub tolerance: u64,
     /// How long nothing is moved to a slot that has a new holder: whoever sends clients to its address has to hear of it.
     pub lead: Duration,
 }
@@ -102,14 +104,19 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     if let Some(port) = spec.port {
         faults.within("spec.port", u32::from(port), 1, 65_535);
     }
+    if spec.key.from.is_empty() && spec.strategy == Strategy::ConsistentHash {
+        faults.add("spec.key.from", "[]", rules::NO_SOURCE);
+    }
     faults.key(&spec.key);
     faults.jwt(&spec.key, &name);
-    if spec.strategy != Strategy::ConsistentHash {
-        faults.unbuilt("spec.strategy", format!("{:?}", spec.strategy), "write ConsistentHash");
-    }
-    if spec.strategy == Strategy::LeastConnections && spec.hashing.algorithm != Algorithm::Rendezvous {
-        let algorithm = format!("{:?}", spec.hashing.algorithm);
-        faults.add("spec.hashing.algorithm", algorithm, rules::LEAST_CONNECTIONS);
+    if spec.strategy == Strategy::LeastConnections {
+        if spec.hashing.algorithm != Algorithm::Rendezvous {
+            let algorithm = format!("{:?}", spec.hashing.algorithm);
+            faults.add("spec.hashing.algorithm", algorithm, rules::LEAST_CONNECTIONS);
+        }
+        if spec.limits.per_key > 0 {
+            faults.add("spec.limits.perKey", spec.limits.per_key, rules::LEAST_CONNECTIONS);
+        }
     }
     let hasher = faults.hashing(&spec.hashing, seed);
     let pace = faults.pace(pool);
@@ -137,6 +144,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
         hasher,
         settings: Settings {
             key: spec.key.clone(),
+            strategy: spec.strategy,
             unit: spec.rebalance.unit,
             owner_unreachable: spec.owner_unreachable,
             notice: spec.notice.clone(),
@@ -201,9 +209,6 @@ impl Checker {
     }
 
     fn key(&mut self, key: &KeySpec) {
-        if key.from.is_empty() {
-            self.add("spec.key.from", "[]", rules::NO_SOURCE);
-        }
         if key.from.len() > 8 {
             self.add("spec.key.from", format!("{} sources", key.from.len()), "are too many; write at most 8");
         }
@@ -334,6 +339,7 @@ impl Checker {
         }
         self.within("spec.rebalance.maxInFlight", rebalance.max_in_flight, 1, 1_000_000);
         self.within("spec.rebalance.minReturned", u32::from(rebalance.min_returned), 0, 100);
+        self.within("spec.rebalance.tolerance", u32::from(rebalance.tolerance), 0, 100);
         Pace {
             mode: rebalance.mode,
             settle: self.duration(&rules::SETTLE, rebalance.settle),
@@ -341,6 +347,7 @@ impl Checker {
             max_in_flight: u64::from(rebalance.max_in_flight),
             return_timeout: self.duration(&rules::RETURN_TIMEOUT, rebalance.return_timeout),
             min_returned: u64::from(rebalance.min_returned),
+            tolerance: u64::from(rebalance.tolerance),
             lead: Duration::ZERO,
         }
     }
@@ -512,7 +519,7 @@ mod tests {
   strategy: ConsistentHash
   hashing: {algorithm: Rendezvous}
   ownerUnreachable: Fallback
-  rebalance: {mode: Automatic, unit: Key, settle: 5s, rate: 50, maxInFlight: 200, returnTimeout: 60s, minReturned: 80}
+  rebalance: {mode: Automatic, unit: Key, settle: 5s, rate: 50, maxInFlight: 200, returnTimeout: 60s, minReturned: 80, tolerance: 10}
   notice: {protocol: WebSocket, closeCode: 1012, appCloseCode: 1001, message: null}
   drain: {timeout: 60s}
   limits: {connections: 50000, handshakesPerSecond: 500, perKey: 0}
@@ -550,7 +557,7 @@ mod tests {
         let spec = "  key: {from: [{jwt: sub}, {path: /rooms}, {header: 'a b'}], trust: Verified}
   strategy: LeastConnections
   hashing: {algorithm: HAProxy}
-  rebalance: {rate: 0, settle: 2h, returnTimeout: 10ms, maxInFlight: 0, minReturned: 101}
+  rebalance: {rate: 0, settle: 2h, returnTimeout: 10ms, maxInFlight: 0, minReturned: 101, tolerance: 101}
   notice: {closeCode: 1006}
   drain: {timeout: 0s}
   gateway: {path: /gateway, url: 'wss://s{slot}/'}

@@ -27,7 +27,8 @@ pub(super) const NAME: &str = "is not a name; write 1 to 50 of a-z, 0-9 and -, a
 pub(super) const API_VERSION: &str = "cannot be used; write a group and version, for example apps/v1";
 pub(super) const KIND: &str = "cannot be used; write a kind, for example Deployment";
 pub(super) const TARGET: &str = "cannot be used; write the name of a workload";
-pub(super) const NO_SOURCE: &str = "names no source; write for example - query: user";
+pub(super) const NO_SOURCE: &str =
+    "names no source; write for example - query: user, or take the strategy LeastConnections, which needs no key";
 pub(super) const ONE_SOURCE: &str = "is not one source; write one of query, header, cookie, path, subprotocol and jwt";
 pub(super) const QUERY: &str = "cannot be used; write a parameter's name";
 pub(super) const HEADER: &str =
@@ -233,7 +234,10 @@ pub(super) fn all() -> Vec<Rule> {
         rule("spec.target.apiVersion", is("^([a-z0-9.-]+/)?v[0-9][a-z0-9]*$"), API_VERSION),
         rule("spec.target.kind", is("^[A-Z][A-Za-z0-9]*$"), KIND),
         rule("spec.target.name", is(SUBDOMAIN), TARGET),
-        rule("spec.key.from", "size(self) > 0".into(), NO_SOURCE),
+        Rule {
+            fault: ".key.from",
+            ..rule("spec", "self.strategy == 'LeastConnections' || size(self.key.from) > 0".into(), NO_SOURCE)
+        },
         rule("spec.key.from[]", SOURCES.into(), ONE_SOURCE),
         rule("spec.key.from[].query", "self != ''".into(), QUERY),
         rule("spec.key.from[].header", format!("{} && !self.lowerAscii().startsWith('wspool')", is(TOKEN)), HEADER),
@@ -252,6 +256,10 @@ pub(super) fn all() -> Vec<Rule> {
                 "self.strategy != 'LeastConnections' || self.hashing.algorithm == 'Rendezvous'".into(),
                 LEAST_CONNECTIONS,
             )
+        },
+        Rule {
+            fault: ".limits.perKey",
+            ..rule("spec", "self.strategy != 'LeastConnections' || self.limits.perKey == 0".into(), LEAST_CONNECTIONS)
         },
         rule("spec.hashing.seedFrom", "has(self.secretKeyRef) && !has(self.file)".into(), NO_FILE),
         rule("spec.hashing.seedFrom.secretKeyRef.name", is(SUBDOMAIN), SECRET),

@@ -29,8 +29,9 @@ fn definition() -> CustomResourceDefinition {
         schema.title = None;
         simplify(schema);
         no_defaults(property(schema, "status"));
-        require(property(schema, "spec"), &["key", "port", "target"]);
-        require(at(schema, "spec.key"), &["from"]);
+        require(property(schema, "spec"), &["port", "target"]);
+        // The rules look at these fields, and the API server tries them on the default as it is written.
+        at(schema, "spec.key").default = Some(JSON(json!({"from": [], "missing": "Spread", "trust": "Routing"})));
         for rule in rules::all() {
             add(schema, rule);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ring::placement::{MAX_PREDECESSORS, Table};
-use ring::settings::Settings;
+use ring::settings::{Settings, Strategy};
 use ring::{Holder, KeyHasher, Placement};
 
 use super::saved::Saved;
@@ -27,6 +27,8 @@ pub(super) struct Target {
     hasher: KeyHasher,
     settings: Settings,
     others: Vec<Holder>,
+    /// Whether membership has stood still before it.
+    waited: bool,
 }
 
 impl Target {
@@ -43,7 +45,7 @@ impl Machine {
             Scope::Forced => (&self.saved.hasher, &self.settings),
         };
         let others = self.others(&roster);
-        Target { roster, hasher: hasher.clone(), settings: settings.clone(), others }
+        Target { roster, hasher: hasher.clone(), settings: settings.clone(), others, waited: scope == Scope::Whole }
     }
 
     /// Notes the change that is not in force yet. Answers it once it has stood still for long enough.
@@ -80,9 +82,15 @@ impl Machine {
     /// Puts a new table in force. Refused while too many earlier ones may still hold keys.
     pub(super) fn adopt(&mut self, target: Target, now: Instant, actions: &mut Vec<Action>) -> bool {
         let table = target.table();
-        let Target { roster, hasher, settings, others } = target;
+        let Target { roster, hasher, settings, others, waited } = target;
         let before = self.tables();
-        let predecessors = succession::predecessors(&table, before.iter().cloned(), |uid| self.is_dead(uid));
+        let predecessors = match settings.strategy {
+            Strategy::ConsistentHash => {
+                succession::predecessors(&table, before.iter().cloned(), |uid| self.is_dead(uid))
+            }
+            // Nobody claims anything.
+            Strategy::LeastConnections => Vec::new(),
+        };
         self.full = predecessors.len() > MAX_PREDECESSORS;
         if self.full {
             return false;
@@ -94,6 +102,10 @@ impl Machine {
             let meanwhile = self.saved.absences.iter().cloned().chain(succession::without(&before, &absent));
             let all = predecessors.iter().cloned().chain(meanwhile);
             absences = succession::predecessors(&table, all, |uid| self.is_dead(uid)).split_off(predecessors.len());
+        }
+        if self.has_newcomers(&roster) || settings.strategy != self.settings.strategy {
+            // What could not wait for membership to stand still is followed by clients that come back.
+            self.compare_from(if waited { now } else { now + self.pool.pace.settle });
         }
         self.saved = Saved { hasher, roster, predecessors, absences, ..std::mem::take(&mut self.saved) };
         self.saved.version.epoch += 1;

@@ -1,10 +1,13 @@
 //! How many connections a change of slots would move, before it is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ring::placement::Table;
 use ring::rendezvous::mix;
 use ring::{Owners, SlotId};
+
+use super::level::{self, Pod};
+use crate::planner::Roster;
 
 /// Keys in the sample: the error is within a percent of the pool.
 const SAMPLE: u64 = 16_384;
@@ -32,6 +35,22 @@ pub fn moved(now: &Table, then: &Table, connections: &BTreeMap<&str, u64>) -> u6
         count * kept.get(uid).copied().unwrap_or(0) / of
     });
     connections.values().sum::<u64>() - stay.sum::<u64>()
+}
+
+/// The same where load decides: what members without a slot have, and those above the tolerance above the mean.
+pub fn levelled(then: &Roster, connections: &BTreeMap<&str, u64>, tolerance: u64) -> u64 {
+    let slots = then.slots.iter().filter_map(|slot| Some((slot.holder.as_ref()?.uid.as_str(), u64::from(slot.weight))));
+    let weights: BTreeMap<&str, u64> = slots.collect();
+    let uids: BTreeSet<&str> = weights.keys().chain(connections.keys()).copied().collect();
+    let pod = |uid: &str| Pod {
+        staying: connections.get(uid).copied().unwrap_or(0),
+        weight: weights.get(uid).copied().unwrap_or(0),
+    };
+    let pods: Vec<Pod> = uids.into_iter().map(pod).collect();
+    let over = level::overloaded(&pods, 0, tolerance);
+    let moved =
+        level::excess(&pods, 0).into_iter().zip(over).zip(&pods).filter(|((_, over), pod)| *over || pod.weight == 0);
+    moved.map(|((excess, _), _)| excess).sum()
 }
 
 /// A key for the sample. Its bits are spread: a weak hash would keep the pattern of plain numbers.

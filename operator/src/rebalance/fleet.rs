@@ -209,6 +209,11 @@ impl Fleet {
         counted.fold((0, 0), |(evicted, returned), t| (evicted + t.evicted, returned + t.returned))
     }
 
+    /// Handshakes that apps accepted since the move began.
+    pub fn accepted_so_far(&self) -> u64 {
+        self.iter().map(|sidecar| sidecar.counted().accepted).sum()
+    }
+
     /// Connections ended by us since this operator began to listen, by cause.
     pub fn breaks(&self) -> BTreeMap<BreakCause, u64> {
         let mut breaks: BTreeMap<_, _> = BreakCause::ALL.into_iter().map(|cause| (cause, 0)).collect();

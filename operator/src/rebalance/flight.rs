@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+/// A report may be so much older than another one that is heard before it.
+const OUT_OF_ORDER: Duration = Duration::from_secs(1);
+
 /// What has been evicted and what has returned since a move began, over time.
 ///
 /// Returns are counted against the oldest evictions. So a connection that returns after all makes the losses smaller.
@@ -11,6 +14,10 @@ pub struct Flight {
     timeout: Duration,
     /// Ascending by time; an entry only where something changed.
     series: VecDeque<Mark>,
+    /// Arrivals of any clients, where who returns cannot be told from who is new.
+    arrived: u64,
+    /// Of these, the latest that nobody was away for.
+    early: VecDeque<(Instant, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +44,7 @@ pub struct Base {
 impl Flight {
     /// Nothing is in flight yet. After `timeout` an evicted connection counts as lost.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, series: VecDeque::new() }
+        Self { timeout, series: VecDeque::new(), arrived: 0, early: VecDeque::new() }
     }
 
     /// The pool's `returnTimeout` has changed.
@@ -57,6 +64,26 @@ impl Flight {
         while self.series.get(1).is_some_and(|mark| horizon.is_some_and(|horizon| mark.at <= horizon)) {
             self.series.pop_front();
         }
+    }
+
+    /// The same where a client that returns cannot be told from a new one: whoever arrives while somebody is away counts as
+    /// returned. Those who arrive while nobody is away count for nothing, or they would stand for others later; but an
+    /// arrival may be reported before the eviction that it follows.
+    pub fn record_arrivals(&mut self, evicted: u64, arrived: u64, now: Instant) {
+        self.early.retain(|(at, _)| now.saturating_duration_since(*at) <= OUT_OF_ORDER);
+        if arrived > self.arrived {
+            self.early.push_back((now, arrived - self.arrived));
+            self.arrived = arrived;
+        }
+        let mut away = evicted.max(self.evicted()) - self.returned();
+        let mut returned = self.returned();
+        for (_, count) in &mut self.early {
+            let matched = away.min(*count);
+            *count -= matched;
+            away -= matched;
+            returned += matched;
+        }
+        self.record(evicted, returned, now);
     }
 
     /// Connections evicted since the move began.
@@ -167,6 +194,28 @@ mod tests {
         flight.record(10, 5, start);
         flight.record(8, 2, start + seconds(1));
         assert_eq!((flight.evicted(), flight.returned()), (10, 5));
+    }
+
+    #[test]
+    fn who_arrives_while_nobody_is_away_has_not_returned() {
+        let start = Instant::now();
+        let mut flight = Flight::new(TIMEOUT);
+        flight.record_arrivals(0, 50, start);
+        flight.record_arrivals(10, 53, start + seconds(2));
+        assert_eq!((flight.returned(), flight.in_flight(start + seconds(2))), (3, 7));
+        flight.record_arrivals(10, 90, start + seconds(3));
+        flight.record_arrivals(20, 90, start + seconds(5));
+        assert_eq!((flight.returned(), flight.in_flight(start + seconds(5))), (10, 10));
+    }
+
+    #[test]
+    fn an_arrival_that_is_reported_before_its_eviction_counts() {
+        let start = Instant::now();
+        let mut flight = Flight::new(TIMEOUT);
+        flight.record_arrivals(0, 0, start);
+        flight.record_arrivals(0, 5, start + seconds(1));
+        flight.record_arrivals(7, 5, start + seconds(2));
+        assert_eq!((flight.returned(), flight.in_flight(start + seconds(2))), (5, 2));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ring::SlotId;
-use ring::wire::Grant;
+use ring::wire::{Grant, Report};
 
 use super::brake::Destination;
 use super::pace::{GRANT_TTL, Source};
@@ -65,7 +65,7 @@ impl Machine {
         }
     }
 
-    /// The slots that keys may be moved to, with their holders: those whose holder is well and has the placement, and has
+    /// The slots that connections may be moved to, with their holders: those whose holder is well and has the placement, and has
     /// had its slot for a moment.
     pub(super) fn destinations(&self, now: Instant) -> BTreeMap<SlotId, String> {
         let slots = self.saved.roster.slots.iter();
@@ -77,11 +77,17 @@ impl Machine {
     }
 
     pub(super) fn sources(&self, to: &BTreeMap<SlotId, String>, now: Instant) -> Vec<Source> {
+        let by_load = self.levels().then(|| self.excess_by_member(now));
+        let pending = |report: &Report| match &by_load {
+            Some(_) if to.is_empty() || !self.knows_takers(now) => 0,
+            Some(excess) => excess.get(&report.uid).copied().unwrap_or(0),
+            None => report.moved_to.iter().filter(|(slot, _)| to.contains_key(slot)).map(|(_, count)| count).sum(),
+        };
         let sources = self.placed().filter(|sidecar| sidecar.is_fresh(now)).map(|sidecar| {
             let report = &sidecar.report;
             Source {
                 uid: report.uid.clone(),
-                pending: report.moved_to.iter().filter(|(slot, _)| to.contains_key(slot)).map(|(_, count)| count).sum(),
+                pending: pending(report),
                 evicted: report.evicted,
                 allowed: sidecar.allowed,
                 seconds_left: report.drain_seconds_left.filter(|_| report.draining),

@@ -19,7 +19,8 @@ impl Machine {
     /// those keys from where they are, and nobody would count their return. So it is published again, with what was true
     /// meanwhile as predecessors: the slots were vacant.
     pub(super) fn recall(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.pool.pace.mode != Mode::Automatic {
+        // Where load decides nothing has a home.
+        if self.pool.pace.mode != Mode::Automatic || self.levels() {
             return;
         }
         let away = self.pending_by_slot();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ring::SlotId;
+use ring::settings::Strategy;
 use ring::wire::BreakCause;
 use serde::Serialize;
 
@@ -188,7 +189,7 @@ impl Machine {
     pub(super) fn move_view(&self, now: Instant) -> MoveView {
         let Some(moving) = &self.moving else { return MoveView::default() };
         MoveView {
-            pending: self.pending(),
+            pending: self.pending(now),
             evicted: moving.flight.evicted(),
             returned: moving.flight.returned(),
             lost: moving.flight.lost(now),
@@ -237,7 +238,11 @@ impl Machine {
     fn would_move(&self) -> Option<u64> {
         let settling = self.settling.as_ref().filter(|_| self.pool.pace.mode == Mode::DryRun)?;
         let held = self.living().filter_map(|uid| Some((uid, self.fleet.get(uid)?.report.connections)));
-        Some(estimate::moved(&self.table(), &settling.target.table(), &held.collect()))
+        let (held, then) = (held.collect(), &settling.target);
+        Some(match self.pool.settings.strategy {
+            Strategy::ConsistentHash => estimate::moved(&self.table(), &then.table(), &held),
+            Strategy::LeastConnections => estimate::levelled(&then.roster, &held, self.pool.pace.tolerance),
+        })
     }
 
     fn ready(&self) -> ConditionView {

@@ -249,3 +249,14 @@ fn the_kind_of_a_message_is_that_of_its_first_frame() {
     let fragmented = [&[0x01, 1, 7][..], &ping, &end_of_fragments].concat();
     assert_eq!(fed(&[binary, fragmented].concat()).message_kind(), Some(MessageKind::Text));
 }
+
+#[test]
+fn the_longest_data_frame_is_known_once_and_control_frames_are_none() {
+    let mut follower = Follower::default();
+    follower.feed(&[0x89, 3, 1, 2, 3, 0x8a, 0]);
+    assert_eq!(follower.take_longest(), None, "a ping and a pong");
+    follower.feed(&[0x81, 1, b'2', 0x81, 0]);
+    assert_eq!((follower.take_longest(), follower.take_longest()), (Some(1), None));
+    follower.feed(&[0x82, 126, 0xff, 0xff]);
+    assert_eq!(follower.take_longest(), Some(254), "as much as a byte holds");
+}

@@ -27,8 +27,14 @@ pub(super) async fn locate(sidecar: &Arc<Sidecar>, key: Option<&str>) -> Result<
         return Err(Refusal::NoHolder);
     }
     let accepts = match key {
-        Some(key) => holder_of(sidecar, key).await?,
         None if view.settings().key.missing == Missing::Reject => return Err(Refusal::KeyMissing),
+        // The client that asks comes next: it counts as chosen.
+        _ if view.by_load() => match admission::balance(sidecar, &view, &[]) {
+            Decision::Here(_) => view.me.clone(),
+            Decision::There(peer) => peer,
+            Decision::Refused(refusal) => return Err(refusal),
+        },
+        Some(key) => holder_of(sidecar, key).await?,
         None => match admission::spread(sidecar, &view) {
             Decision::Here(_) if view.slot.is_none() => anybody(sidecar, &view)?,
             Decision::Here(_) => view.me.clone(),

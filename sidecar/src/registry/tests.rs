@@ -1,5 +1,5 @@
 use ring::placement::{Predecessor, Slot, Table};
-use ring::settings::Settings;
+use ring::settings::{Settings, Strategy};
 use ring::{Holder, Placement, Version};
 
 use super::*;
@@ -45,6 +45,13 @@ fn holding(keys: u32) -> (Registry, Vec<(String, ConnectionId)>) {
     });
     let held = held.collect();
     (registry, held)
+}
+
+/// The placement of a pool where load decides.
+fn by_load(epoch: u64, holders: &[&str]) -> Arc<Compiled> {
+    let settings = Settings { strategy: Strategy::LeastConnections, ..Settings::default() };
+    let placement = Placement { settings, ..placement(epoch, holders, &[]).placement().clone() };
+    Arc::new(placement.compile().unwrap())
 }
 
 fn evict_all(registry: &mut Registry) -> u64 {
@@ -167,4 +174,31 @@ fn a_sidecar_whose_drain_was_called_off_asks_for_keys_that_went_elsewhere_meanwh
     assert_eq!(registry.enter(&key, Arrival::Owner, None), Admission::Claim(vec![peer("b")]));
     registry.place(&placement(3, &["a", "b"], &[]));
     assert!(matches!(registry.enter(&key, Arrival::Owner, None), Admission::Seated(_)), "all is where it belongs");
+}
+
+#[test]
+fn where_load_decides_no_connection_is_moved_for_its_key_and_any_may_be_evicted() {
+    let (mut registry, held) = holding(10);
+    registry.place(&by_load(2, &["a", "b"]));
+    let keyless = registry.register_keyless(Arc::new(Link::new()));
+    registry.register_transit(Arc::new(Link::new()));
+    assert_eq!((registry.moved(), evict_all(&mut registry)), (Moved::default(), 0));
+    assert_eq!((registry.evict_idlest(20), registry.spent(), registry.staying_here()), (11, 11, 0));
+    assert!(held.iter().all(|(_, id)| registry.confirm(*id).is_some()));
+    // One that goes by itself is no eviction.
+    registry.remove(keyless);
+    for (_, id) in held {
+        registry.remove(id);
+    }
+    assert_eq!((registry.totals().evicted, registry.spent(), registry.leaving()), (10, 10, 0));
+    assert_eq!(registry.totals().breaks, BTreeMap::from([(BreakCause::Move, 10)]));
+}
+
+#[test]
+fn a_sidecar_without_a_slot_says_that_all_it_holds_has_to_go_where_load_decides() {
+    let (mut registry, _) = holding(10);
+    registry.place(&by_load(2, &["b"]));
+    assert_eq!(registry.moved(), Moved { connections: 10, ..Moved::default() });
+    registry.evict_idlest(4);
+    assert_eq!(registry.moved().connections, 6);
 }

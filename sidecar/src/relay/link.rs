@@ -5,6 +5,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use ring::settings::NoticeProtocol;
 
 use crate::clock;
 
@@ -19,6 +20,10 @@ pub struct Link {
     half_closed: AtomicBool,
     /// The clock's tick when bytes last moved, either way.
     active: AtomicU32,
+    /// The clock's tick when a message last passed, either way. Control frames and heartbeats are none.
+    spoke: AtomicU32,
+    /// The longest payload of a heartbeat that is a message.
+    heartbeat: u8,
     waker: AtomicWaker,
 }
 
@@ -34,7 +39,14 @@ pub(super) enum Command {
 impl Link {
     /// The link of a connection that begins now.
     pub fn new() -> Self {
-        Self { active: AtomicU32::new(clock::ticks()), ..Self::default() }
+        Self::of(NoticeProtocol::default())
+    }
+
+    /// The same, of a client that speaks a protocol: its heartbeats are no messages.
+    pub fn of(protocol: NoticeProtocol) -> Self {
+        let now = clock::ticks();
+        let heartbeat = protocol.heartbeat();
+        Self { active: AtomicU32::new(now), spoke: AtomicU32::new(now), heartbeat, ..Self::default() }
     }
 
     /// Asks for the connection's eviction. Its deadline runs from the moment its task sees the command.
@@ -52,6 +64,11 @@ impl Link {
     /// How long, at least, no byte has moved either way, in steps of [`clock::TICK`].
     pub fn quiet(&self) -> Duration {
         clock::TICK * clock::ticks_since(self.active.load(Ordering::Relaxed)).saturating_sub(1)
+    }
+
+    /// How many of the clock's ticks no message has passed, either way.
+    pub fn silent_ticks(&self) -> u32 {
+        clock::ticks_since(self.spoke.load(Ordering::Relaxed))
     }
 
     /// Whether one side has closed and the other has not. Some never do, so a sweep should reset such a connection when
@@ -80,7 +97,37 @@ impl Link {
         self.active.store(clock::ticks(), Ordering::Relaxed);
     }
 
+    /// Data frames have begun, the longest with a payload of this size.
+    pub(super) fn hear(&self, longest: Option<u8>) {
+        if longest.is_some_and(|longest| longest > self.heartbeat || self.heartbeat == 0) {
+            self.spoke.store(clock::ticks(), Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn set_half_closed(&self) {
         self.half_closed.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_that_are_messages_are_known_by_their_length() {
+        let long_ago = clock::ticks().wrapping_sub(100);
+        for (protocol, size, counts) in [
+            (NoticeProtocol::WebSocket, Some(0), true),
+            (NoticeProtocol::WebSocket, None, false),
+            (NoticeProtocol::SocketIO, Some(1), false),
+            (NoticeProtocol::SocketIO, Some(2), true),
+            (NoticeProtocol::SignalR, Some(11), false),
+            (NoticeProtocol::SignalR, Some(12), true),
+        ] {
+            let link = Link::of(protocol);
+            link.spoke.store(long_ago, Ordering::Relaxed);
+            link.hear(size);
+            assert_eq!(link.silent_ticks() < 100, counts, "{protocol:?} {size:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use http::Method;
 use operator::control::Control;
 use operator::token::{Covered, Signer, make_key};
 use ring::Version;
-use ring::wire::{Placed, Report};
+use ring::wire::{Loads, Placed, Report, Told};
 
 use crate::refused;
 
@@ -97,13 +97,15 @@ impl Scene {
     }
 
     /// Everything that only the operator may do, each time with an effect that would be seen.
-    fn requests(&self) -> [Request; 5] {
+    fn requests(&self) -> [Request; 6] {
         let mut plan = self.plan.clone();
         plan.hold(&[(0, &self.b)]);
         let placed = Placed { target: "a".into(), placement: plan.placement };
+        let loads = Loads { version: self.plan.placement.version, ..Loads::default() };
         [
             Request::new(Method::PUT, "/v1/placement", &placed),
             Request::new(Method::PUT, "/v1/evictions", &self.plan.grant(&self.a, 1_000)),
+            Request::new(Method::PUT, "/v1/loads", &Told { target: "a".to_owned(), loads }),
             Request::empty(Method::PUT, "/v1/drain"),
             Request::empty(Method::DELETE, "/v1/drain"),
             Request::empty(Method::GET, "/v1/status"),
@@ -167,7 +169,7 @@ async fn whatever_the_operator_did_not_sign_for_this_request_changes_nothing() {
 #[tokio::test]
 async fn the_operators_own_requests_do_what_they_say() {
     let scene = Scene::new().await;
-    let [place, grant, drain, call_off, status] = scene.requests();
+    let [place, grant, _, drain, call_off, status] = scene.requests();
     let right = async |request: &Request| -> Report {
         request.send(&scene.a, Some(&token(&scene.signer, request, 2))).await.json().expect("a report")
     };
@@ -182,12 +184,12 @@ async fn the_operators_own_requests_do_what_they_say() {
 #[tokio::test]
 async fn a_token_is_good_once() {
     let mut scene = Scene::new().await;
-    let [_, mut grant, drain, call_off, status] = scene.requests();
+    let [_, mut grant, loads, drain, call_off, status] = scene.requests();
     // As it is in force already.
     let placed = Placed { target: "a".into(), placement: scene.plan.placement.clone() };
     let place = Request::new(Method::PUT, "/v1/placement", &placed);
     grant.body = serde_json::to_vec(&scene.plan.grant(&scene.a, 0)).expect("JSON");
-    for request in [place, grant, drain, call_off, status] {
+    for request in [place, grant, loads, drain, call_off, status] {
         let token = token(&scene.signer, &request, 2);
         let first = request.send(&scene.a, Some(&token)).await;
         assert!(first.status.is_success(), "{}: {first:?}", request.line());

@@ -9,6 +9,7 @@ fn limits() -> Limits {
         max_in_flight: 200,
         return_timeout: Duration::from_secs(60),
         min_returned: 80,
+        tolerance: 10,
         lead: Duration::ZERO,
     }
 }

@@ -87,6 +87,7 @@ pub(crate) fn pool() -> CheckedPool {
             max_in_flight: 60,
             return_timeout: Duration::from_secs(5),
             min_returned: 80,
+            tolerance: 10,
             lead: Duration::ZERO,
         },
     }
@@ -417,6 +418,8 @@ impl Sim {
                     self.check(&grant);
                     self.send(Message::Grant(grant));
                 }
+                // Where keys decide nobody asks for them.
+                Action::Tell { .. } => {}
                 Action::Resign { .. } => self.resigned = true,
             }
         }

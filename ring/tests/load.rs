@@ -1,0 +1,88 @@
+//! Choosing by load.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ring::load::{FRESH, Tally};
+use ring::wire::{Load, Loads};
+use ring::{SlotId, Version};
+
+const VERSION: Version = Version { term: 1, epoch: 7 };
+const SECOND: Duration = Duration::from_secs(1);
+
+fn loads(counts: &[u64], age: Duration) -> Loads {
+    let age_ms = u64::try_from(age.as_millis()).expect("an age");
+    let slots = (0..).map(SlotId).zip(counts.iter().map(|&connections| Load { connections, age_ms }));
+    Loads { version: VERSION, slots: slots.collect() }
+}
+
+fn able(slots: u32) -> Vec<(SlotId, u8)> {
+    (0..slots).map(|slot| (SlotId(slot), 1)).collect()
+}
+
+/// So many choices at one moment, by slot.
+fn burst(tally: &mut Tally, able: &[(SlotId, u8)], count: usize, now: Instant) -> BTreeMap<u32, usize> {
+    let mut chosen = BTreeMap::new();
+    for _ in 0..count {
+        let slot = tally.choose(able, VERSION, now, |below| rand::random_range(0..below)).expect("a slot");
+        *chosen.entry(slot.0).or_default() += 1;
+    }
+    chosen
+}
+
+#[test]
+fn a_burst_fills_the_emptier_slot_up_and_is_spread_from_then_on() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    tally.hear(&loads(&[500, 100], Duration::ZERO), now);
+    assert_eq!(burst(&mut tally, &able(2), 400, now), BTreeMap::from([(1, 400)]));
+    assert_eq!(burst(&mut tally, &able(2), 100, now), BTreeMap::from([(0, 50), (1, 50)]));
+}
+
+#[test]
+fn a_choice_counts_until_a_count_that_is_younger_has_it() {
+    let (mut tally, start) = (Tally::default(), Instant::now());
+    tally.hear(&loads(&[100, 0], Duration::ZERO), start);
+    burst(&mut tally, &able(2), 60, start + SECOND);
+    burst(&mut tally, &able(2), 30, start + 2 * SECOND);
+    // Counted between the two: 60 are in it.
+    let now = start + 3 * SECOND;
+    tally.hear(&loads(&[100, 60], SECOND * 3 / 2), now);
+    assert_eq!(burst(&mut tally, &able(2), 10, now), BTreeMap::from([(1, 10)]), "60, 30 and 10 are there");
+    assert_eq!(burst(&mut tally, &able(2), 40, now), BTreeMap::from([(0, 20), (1, 20)]));
+}
+
+#[test]
+fn among_many_slots_the_fullest_stays_close_to_the_mean() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    tally.hear(&loads(&[0; 100], Duration::ZERO), now);
+    let chosen = burst(&mut tally, &able(100), 10_000, now);
+    let (least, most) = (chosen.values().min().unwrap(), chosen.values().max().unwrap());
+    assert!(*least > 90 && *most < 110, "{least} to {most} where 100 are the mean");
+}
+
+#[test]
+fn a_slot_of_twice_the_weight_gets_twice_as_many() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    tally.hear(&loads(&[0, 0], Duration::ZERO), now);
+    assert_eq!(burst(&mut tally, &[(SlotId(0), 1), (SlotId(1), 2)], 300, now), BTreeMap::from([(0, 100), (1, 200)]));
+}
+
+#[test]
+fn a_slot_that_takes_no_connections_is_passed_over_while_there_are_others() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    tally.hear(&loads(&[900, 900], Duration::ZERO), now);
+    assert_eq!(burst(&mut tally, &able(3), 50, now).keys().collect::<Vec<_>>(), [&0, &1]);
+    assert_eq!(burst(&mut tally, &[(SlotId(2), 1)], 5, now), BTreeMap::from([(2, 5)]));
+    assert_eq!(tally.choose(&[], VERSION, now, |_| 0), None);
+}
+
+#[test]
+fn without_counts_of_now_and_of_this_placement_the_own_choices_are_spread() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    let both = |chosen: BTreeMap<u32, usize>| chosen == BTreeMap::from([(0, 500), (1, 500)]);
+    assert!(both(burst(&mut tally, &able(2), 1_000, now)), "nothing is known");
+    tally.hear(&loads(&[1_000_000, 0], Duration::ZERO), now);
+    assert!(both(burst(&mut tally, &able(2), 1_000, now + FRESH)), "that was long ago");
+    tally.hear(&Loads { version: Version { term: 1, epoch: 6 }, ..loads(&[1_000_000, 0], Duration::ZERO) }, now);
+    assert!(both(burst(&mut tally, &able(2), 1_000, now)), "those were other slots");
+}
