@@ -6,6 +6,7 @@ DENY := .cache/bin/cargo-deny
 ENVOY := .cache/envoy/envoy/_bin/envoy
 CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
+OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-api test-cluster cluster cluster-down bench-pool chaos lint fmt generate chart images
@@ -59,6 +60,8 @@ lint: $(DENY) ## check formatting, lints, generated files, and what is depended 
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd | diff $(CRD) - \
 		|| { echo "$(CRD) is stale: run 'make generate'"; exit 1; }
+	$(CARGO) run --quiet --locked --package wspool-sidecar -- openapi | diff $(OPENAPI) - \
+		|| { echo "$(OPENAPI) is stale: run 'make generate'"; exit 1; }
 	cmp $(CRD) $(CHART_CRD) || { echo "$(CHART_CRD) is stale: run 'make chart'"; exit 1; }
 	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
 
@@ -67,6 +70,7 @@ fmt: ## format the code
 
 generate: ## write the generated files anew
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd > $(CRD)
+	$(CARGO) run --quiet --locked --package wspool-sidecar -- openapi > $(OPENAPI)
 	$(MAKE) chart
 	WSPOOL_GENERATE=1 $(CARGO) test --quiet --locked --package wspool-tests --test kubernetes_crd page
 

@@ -23,7 +23,7 @@ use sidecar::cli::Config;
 use sidecar::metrics::Metrics;
 use sidecar::registry::ConnectionId;
 use sidecar::relay::Link;
-use sidecar::sidecar::Sidecar;
+use sidecar::sidecar::{Installed, Sidecar};
 use sidecar::{control, evictor, server};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -75,7 +75,7 @@ impl Fleet {
             bound.unwrap_or_else(|error| panic!("cannot listen on {ip}:{port}: {error}"))
         };
         let (clients, operator) = (bind(port::CLIENTS).await, bind(port::CONTROL).await);
-        let sidecar = Sidecar::new(self.config(uid, ip), None, Metrics::default());
+        let sidecar = Sidecar::new(self.config(uid, ip), Installed::default(), Metrics::default());
         let mut tasks = self.tasks.borrow_mut();
         tasks.spawn_local(server::run(Arc::clone(&sidecar), clients, self.stop.subscribe()));
         tasks.spawn_local(evictor::run(Arc::clone(&sidecar), self.stop.subscribe()));
@@ -95,6 +95,8 @@ impl Fleet {
             control_keys: Some(self.keys.control.clone()),
             jwks: None,
             peer_keys: Some(self.keys.peers.clone()),
+            api: None,
+            api_token_file: None,
             metrics: None,
             settings: Settings::default(),
             placement: None,

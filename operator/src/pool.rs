@@ -15,7 +15,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use ring::agreement::HashKey;
 use ring::duration::GoDuration;
-use ring::settings::{Drain, Gateway, KeySpec, Limits, Notice, OwnerUnreachable, SecretKey, Strategy, Unit};
+use ring::settings::{
+    Drain, Gateway, KeySpec, Limits, Messages, Notice, OwnerUnreachable, SecretKey, Strategy, Unit,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +106,9 @@ pub struct PoolSpec {
     /// Scales the pool by its connections. The autoscaler writes `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
+    /// Messages that apps send to clients of any server, through the sidecar beside them.
+    #[serde(default)]
+    pub messages: Messages,
     /// The Redis that carries messages and sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,

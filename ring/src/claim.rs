@@ -198,7 +198,12 @@ impl<P: Clone + Eq> KeyState<P> {
         self.connections
     }
 
-    /// Of these, the connections whose eviction has not begun.
+    /// Connections evicted since the key was last claimed from here.
+    pub fn away(&self) -> u32 {
+        self.away
+    }
+
+    /// Of the connections held, those whose eviction has not begun.
     pub fn staying(&self) -> u32 {
         self.connections - self.leaving
     }

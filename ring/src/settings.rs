@@ -31,6 +31,27 @@ pub struct Settings {
     /// The address book for clients that ask before they connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+    /// Who gets messages through the local API.
+    #[serde(skip_serializing_if = "Messages::is_default")]
+    pub messages: Messages,
+}
+
+/// Messages that apps send to clients through their sidecars.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Messages {
+    /// Whether connections get messages whose key proves nothing: with key.trust Routing, or without a key. Then whoever
+    /// writes somebody else's key into a handshake reads that one's messages.
+    pub allow_unverified: bool,
+}
+
+impl Messages {
+    /// Whether nothing is said: sidecars of an older release know no messages.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How connections are spread.

@@ -10,6 +10,9 @@
 //! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimAnswer`](crate::claim::ClaimAnswer) of [`Peer`] |
 //! | `PUT /.wspool/v1/draining` | a peer's client port | [`Draining`] | 204 |
 //! | `POST /.wspool/v1/whereabouts` | a peer's client port | [`Whereabouts`] | the [`Peer`] that would take the key |
+//! | `POST /.wspool/v1/messages` | a peer's client port | a message for the key in [`header::KEY`] | [`Delivered`] |
+//! | `POST /.wspool/v1/broadcasts` | a peer's client port | a message for all connections | [`Delivered`] |
+//! | `GET /.wspool/v1/connections` | a peer's client port | - | [`Connected`] of the key in [`header::KEY`], each |
 //!
 //! Errors are [`Problem`]s (RFC 9457, `application/problem+json`). Requests between peers name the sidecar they mean in
 //! the header [`header::TARGET`]: addresses are reused, UIDs are not.
@@ -172,6 +175,38 @@ pub struct Whereabouts {
     pub key: String,
 }
 
+/// What came of a message at one sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Delivered {
+    /// Connections that it was written to.
+    pub written: u32,
+    /// Connections that it is held for, until they arrive.
+    pub held: u32,
+    /// Connections that it could not be written to, or held for.
+    pub dropped: u32,
+    /// Connections that have been told to go, and may be on their way to the owner.
+    pub away: u32,
+    /// Who owns the key, when it is not the sidecar that was asked as the owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Peer>,
+    /// Who may have the key still, as far as the owner knows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<Peer>,
+    /// The epoch of the placement that this was decided under.
+    pub epoch: u64,
+}
+
+/// A connection of a key at one sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connected {
+    /// How long it has been there, in milliseconds.
+    pub age_ms: u64,
+    /// Whether its key proves who the client is.
+    pub trusted: bool,
+}
+
 /// What a sidecar says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -211,6 +246,10 @@ pub struct Report {
     pub returned: u64,
     /// Connections ended by us since `started`, by cause.
     pub breaks: BTreeMap<BreakCause, u64>,
+    /// Messages held here for connections on their way here.
+    pub held_messages: u64,
+    /// The same in bytes.
+    pub held_bytes: u64,
     /// How the app fares here.
     pub app: AppHealth,
 }

@@ -67,6 +67,8 @@ fn a_report_keeps_its_shape() {
         in_flight: 1,
         returned: 7,
         breaks: BreakCause::ALL.into_iter().zip(1..).collect(),
+        held_messages: 9,
+        held_bytes: 900,
         app: AppHealth { accepted: 1, failed: 2, handshake_ms: 3, queued: 4 },
     };
     let json = json!({
@@ -88,6 +90,8 @@ fn a_report_keeps_its_shape() {
         "inFlight": 1,
         "returned": 7,
         "breaks": {"move": 1, "drain": 2, "entryLost": 3, "limit": 4},
+        "heldMessages": 9,
+        "heldBytes": 900,
         "app": {"accepted": 1, "failed": 2, "handshakeMs": 3, "queued": 4},
     });
     reads_and_writes(&report, &json);

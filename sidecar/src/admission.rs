@@ -113,13 +113,11 @@ impl Place {
     /// The app has accepted: the connection is held from now on.
     pub fn register(mut self, link: Arc<Link>) -> ConnectionId {
         let mut registry = self.sidecar.registry();
-        let id = match self.seat.take() {
-            Some(seat) => registry.register(&seat, link),
-            None => registry.register_keyless(link),
+        let (id, returned) = match self.seat.take() {
+            Some(seat) => registry.register(&seat, link, self.trusted),
+            None => (registry.register_keyless(link, self.trusted), 0),
         };
-        if self.trusted {
-            registry.trust(id);
-        }
+        self.sidecar.metrics.messages_returned(returned);
         id
     }
 }
@@ -243,6 +241,8 @@ async fn claim_from_all(
     previous: &[Peer],
     deadline: Instant,
 ) -> Claimed {
+    // Messages for the key wait meanwhile: only the answers say how many connections are on their way here.
+    let _change = Change::begin(sidecar, key);
     let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, view, key, peer, deadline))).await;
     let mut away = 0;
     let mut outcome = Claimed::Released(Released(view.version()));
@@ -257,6 +257,26 @@ async fn claim_from_all(
     }
     sidecar.registry().expect(key, away);
     outcome
+}
+
+/// What is known of a key is about to change.
+struct Change<'a> {
+    sidecar: &'a Sidecar,
+    key: &'a str,
+}
+
+impl<'a> Change<'a> {
+    fn begin(sidecar: &'a Sidecar, key: &'a str) -> Self {
+        sidecar.registry().begin_change(key);
+        Self { sidecar, key }
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.sidecar.registry().end_change(self.key);
+        self.sidecar.released.notify_waiters();
+    }
 }
 
 /// Claims a key from one previous owner, and waits while its last connections leave. One that cannot be reached counts

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 use ring::settings::Settings;
 
+use crate::api::{self, ApiAddress};
 use crate::key;
 use crate::prestop::Prestop;
 
@@ -27,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// A preStop hook for the app's container: drains its sidecar, then does what the hook before it did.
     Prestop(Prestop),
+    /// Prints the OpenAPI description of the local API.
+    Openapi,
 }
 
 /// How to serve.
@@ -52,6 +55,13 @@ pub struct Args {
     /// The folder of the Secret in which key.jwt of a pool names keys (jwksFrom, caFrom).
     #[arg(long, env = "WSPOOL_JWKS", value_name = "DIR")]
     pub jwks: Option<PathBuf>,
+    /// The local API, for the app: an address on loopback, or unix:/PATH. Without it there is none.
+    #[arg(long, env = "WSPOOL_API", value_name = "HOST:PORT|unix:/PATH")]
+    pub api: Option<String>,
+    /// Tokens for the local API, one a line, at least 16 bytes each: every request needs one of them. Without it, --install
+    /// makes one; without that, whoever can reach the API may use it.
+    #[arg(long, env = "WSPOOL_API_TOKEN_FILE", value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
     /// Metrics and health. Without it there is no such port.
     #[arg(long, env = "WSPOOL_METRICS", value_name = "HOST:PORT")]
     pub metrics: Option<String>,
@@ -68,7 +78,8 @@ pub struct Args {
     /// A folder for what must survive a restart: the last placement that was pushed, and the UID.
     #[arg(long, env = "WSPOOL_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// A folder that the app's container shares: this binary is copied there, with a token, for its preStop hook.
+    /// A folder that the app's container shares: this binary is copied there, with a token, for its preStop hook, and a
+    /// token for the local API (api-token).
     #[arg(long, env = "WSPOOL_INSTALL", value_name = "DIR")]
     pub install: Option<PathBuf>,
     /// The pod's UID. Without it one is made, and kept in the state folder if there is one.
@@ -106,6 +117,10 @@ pub struct Config {
     pub peer_keys: Option<PathBuf>,
     /// Where the Secret is with the keys of tokens.
     pub jwks: Option<PathBuf>,
+    /// The local API.
+    pub api: Option<ApiAddress>,
+    /// Its tokens.
+    pub api_token_file: Option<PathBuf>,
     /// The metrics port.
     pub metrics: Option<SocketAddr>,
     /// In force until a placement arrives.
@@ -148,6 +163,19 @@ pub enum ConfigError {
         "--control {0} can be reached from other machines, and no verification key is configured; bind it to 127.0.0.1"
     )]
     OpenControl(SocketAddr),
+    /// An address of the local API that cannot be one.
+    #[error(
+        "--api is {0:?}; write an address on loopback, for example 127.0.0.1:7482, or a socket, unix:/run/wspool.sock"
+    )]
+    Api(String),
+    /// A local API that others could reach.
+    #[error("--api {0} can be reached from other machines; bind it to 127.0.0.1, or use a socket: unix:/PATH")]
+    OpenApi(SocketAddr),
+    /// A token file without a token.
+    #[error(
+        "--api-token-file {0} has no token in it; write one of at least 16 bytes a line, for example from openssl rand -hex 16"
+    )]
+    NoToken(PathBuf),
     /// A file that cannot be read.
     #[error("cannot read {path}: {error}")]
     Read {
@@ -196,6 +224,12 @@ impl Args {
         if let Some(control) = control.filter(|control| !control.ip().is_loopback() && self.control_keys.is_none()) {
             return Err(ConfigError::OpenControl(control));
         }
+        let api = self.api.as_deref().map(api_address).transpose()?;
+        if let Some(file) = &self.api_token_file
+            && api::tokens(file.clone()).keys().is_empty()
+        {
+            return Err(ConfigError::NoToken(file.clone()));
+        }
         let metrics = self.metrics.as_deref().map(|value| address("metrics", value)).transpose()?;
         let settings = match &self.config {
             Some(path) => read_settings(path)?,
@@ -216,6 +250,8 @@ impl Args {
             control_keys: self.control_keys,
             peer_keys: self.peer_keys,
             jwks: self.jwks,
+            api,
+            api_token_file: self.api_token_file,
             metrics,
             settings,
             placement: self.placement,
@@ -241,6 +277,17 @@ fn address(flag: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
         Some(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port))
     });
     parsed.ok_or_else(|| ConfigError::Address { flag, value: value.to_owned() })
+}
+
+fn api_address(value: &str) -> Result<ApiAddress, ConfigError> {
+    if let Some(path) = value.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+        return Ok(ApiAddress::Unix(path.into()));
+    }
+    match address("api", value) {
+        Ok(address) if address.ip().is_loopback() => Ok(ApiAddress::Tcp(address)),
+        Ok(address) => Err(ConfigError::OpenApi(address)),
+        Err(_) => Err(ConfigError::Api(value.to_owned())),
+    }
 }
 
 fn read_settings(path: &Path) -> Result<Settings, ConfigError> {

@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use ring::wire::{Grant, Placed, Problem, Report, Told};
+use ring::wire::{Grant, Placed, Report, Told};
 use serde::de::DeserializeOwned;
 
 use crate::auth::control::{Asked, Denied};
@@ -20,6 +20,7 @@ use crate::evictor;
 use crate::grants::Bucket;
 use crate::metrics::PlacementResult;
 use crate::placements;
+use crate::problem::Refusal;
 use crate::sidecar::Sidecar;
 
 /// The largest request taken: a placement of 5,000 slots with some predecessors is below 8 MiB.
@@ -81,17 +82,6 @@ pub fn observation_routes(sidecar: Arc<Sidecar>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(sidecar)
-}
-
-/// An error, as its caller sees it.
-struct Refusal(StatusCode, &'static str, String);
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let Self(status, title, detail) = self;
-        let problem = Problem { status: status.as_u16(), title: title.to_owned(), detail };
-        (status, [(header::CONTENT_TYPE, Problem::CONTENT_TYPE)], Json(problem)).into_response()
-    }
 }
 
 async fn status(State(sidecar): State<Arc<Sidecar>>) -> Json<Report> {

@@ -197,7 +197,18 @@ fn checked(value: Cow<'_, [u8]>) -> Result<String, KeyError> {
         return Err(KeyError::TooLong);
     }
     let key = String::from_utf8(value.into_owned()).map_err(|_| KeyError::NotUtf8)?;
-    if key.chars().any(char::is_control) { Err(KeyError::Control) } else { Ok(key) }
+    check_key(&key).map(|()| key)
+}
+
+/// Whether a text can be a key.
+pub fn check_key(key: &str) -> Result<(), KeyError> {
+    if key.len() > KEY_MAX {
+        Err(KeyError::TooLong)
+    } else if key.chars().any(char::is_control) {
+        Err(KeyError::Control)
+    } else {
+        Ok(())
+    }
 }
 
 /// A parameter of the query string.

@@ -25,11 +25,13 @@
 //! | [`grants`], [`drain`], [`evictor`], [`revival`] | when connections must leave, how fast, and when no longer |
 //! | [`handshakes`], [`idle`] | limits |
 //! | [`peers`] | other sidecars |
-//! | [`control`], [`placements`], [`metrics`] | the operator's side |
+//! | [`api`], [`messages`], [`message`] | the app's side: messages to clients at any sidecar |
+//! | [`control`], [`placements`], [`metrics`], [`problem`] | the operator's side, and errors as both sides get them |
 //! | [`auth`] | who is believed |
 //! | [`prestop`] | the app container's hook |
 
 pub mod admission;
+pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod clock;
@@ -46,12 +48,15 @@ pub mod identity;
 pub mod idle;
 pub mod jwks;
 pub mod key;
+pub mod message;
+pub mod messages;
 pub mod metrics;
 pub mod origin;
 pub mod peers;
 pub mod placements;
 pub mod plain;
 pub mod prestop;
+pub mod problem;
 pub mod process;
 pub mod registry;
 pub mod relay;

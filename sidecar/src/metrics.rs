@@ -57,6 +57,10 @@ pub struct Metrics {
     breaks: Family<Cause, Counter>,
     epoch: Gauge,
     term: Gauge,
+    messages: Family<Outcome, Counter>,
+    messages_dropped: Family<Reason, Counter>,
+    held_messages: Gauge,
+    held_bytes: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -122,6 +126,9 @@ impl Default for Metrics {
         let discarded = Counter::default();
         let help = "What apps wrote after a client had been told to go";
         registry.register_with_unit("discarded", help, Unit::Bytes, discarded.clone());
+        let held_bytes = Gauge::default();
+        let help = "Size of the messages for clients on their way here";
+        registry.register_with_unit("held_messages", help, Unit::Bytes, held_bytes.clone());
         Self {
             accepted: register!("handshakes_accepted", "Handshakes that the app accepted", Counter::default()),
             failed: register!("handshakes_failed", "Failed dials and handshakes answered 5xx", Counter::default()),
@@ -156,6 +163,14 @@ impl Default for Metrics {
             breaks: register!("breaks", "Connections ended by the sidecar, by cause", Family::default()),
             epoch: register!("placement_epoch", "The epoch of the placement in force", Gauge::default()),
             term: register!("placement_term", "The term of the placement in force", Gauge::default()),
+            messages: register!("messages", "Messages for connections, by what came of them", Family::default()),
+            messages_dropped: register!(
+                "messages_dropped",
+                "Messages that no client got, by connections",
+                Family::default()
+            ),
+            held_messages: register!("held_messages", "Messages for clients on their way here", Gauge::default()),
+            held_bytes,
             registry,
         }
     }
@@ -216,6 +231,26 @@ impl Metrics {
         self.discarded.inc_by(discarded);
     }
 
+    /// A message was written to so many connections.
+    pub fn messages_written(&self, connections: u32) {
+        self.messages.get_or_create(&Outcome { outcome: "written" }).inc_by(connections.into());
+    }
+
+    /// A message is held for so many connections.
+    pub fn messages_held(&self, connections: u32) {
+        self.messages.get_or_create(&Outcome { outcome: "held" }).inc_by(connections.into());
+    }
+
+    /// So many held messages went to a connection that arrived.
+    pub fn messages_returned(&self, messages: u64) {
+        self.messages.get_or_create(&Outcome { outcome: "returned" }).inc_by(messages);
+    }
+
+    /// So many connections did not get a message.
+    pub fn messages_dropped(&self, reason: &'static str, connections: u64) {
+        self.messages_dropped.get_or_create(&Reason { reason }).inc_by(connections);
+    }
+
     /// The evidence that the operator reads.
     pub fn app_health(&self, queued: u64) -> AppHealth {
         use std::sync::atomic::Ordering::Relaxed;
@@ -235,6 +270,8 @@ impl Metrics {
         self.trusted.set(gauge(report.trusted));
         self.moved.set(gauge(report.moved));
         self.leaving.set(gauge(report.in_flight));
+        self.held_messages.set(gauge(report.held_messages));
+        self.held_bytes.set(gauge(report.held_bytes));
         self.epoch.set(gauge(report.version.epoch));
         self.term.set(gauge(report.version.term));
         self.returned.inc_by(report.returned.saturating_sub(self.returned.get()));

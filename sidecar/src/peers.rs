@@ -1,4 +1,5 @@
-//! Other sidecars: asking them for keys, telling them of a drain, and remembering which cannot be reached.
+//! Other sidecars: asking them for keys, giving them messages, telling them of a drain, and remembering which cannot be
+//! reached.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,15 +12,20 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::claim::ClaimAnswer;
-use ring::wire::{Claim, Draining, Peer, Whereabouts, header};
+use ring::wire::{Claim, Connected, Delivered, Draining, Peer, Whereabouts, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::peer::PeerAuth;
 use crate::auth::sha256;
+use crate::message::Message;
+use crate::messages::{Errand, SLOW, kind_name};
+use crate::registry::Role;
 
 /// How long a peer may take to accept a connection; it is tried twice.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
@@ -39,7 +45,15 @@ pub const CLAIMS: &str = "/.wspool/v1/claims";
 pub const DRAINING: &str = "/.wspool/v1/draining";
 /// The path of questions where a key is, on a peer's client port.
 pub const WHEREABOUTS: &str = "/.wspool/v1/whereabouts";
+/// The path of messages for a key, on a peer's client port.
+pub const MESSAGES: &str = "/.wspool/v1/messages";
+/// The path of messages for everybody, on a peer's client port.
+pub const BROADCASTS: &str = "/.wspool/v1/broadcasts";
+/// The path of questions who is connected, on a peer's client port.
+pub const CONNECTIONS: &str = "/.wspool/v1/connections";
 const LARGEST_ANSWER: usize = 64 * 1024;
+/// How many messages one peer is given at a time: as many connections are kept to it.
+const AT_ONCE: usize = 256;
 
 /// The client side of everything between sidecars.
 #[derive(Debug)]
@@ -50,6 +64,16 @@ pub struct Peers {
     suspects: Mutex<HashMap<String, Instant>>,
     /// When each was last dialled with success.
     reached: Mutex<HashMap<String, Instant>>,
+    /// Room for messages on their way to each.
+    rooms: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// A request to a peer.
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    key: Option<&'a str>,
+    body: Bytes,
 }
 
 /// Why a peer gave no answer.
@@ -58,6 +82,12 @@ pub enum PeerError {
     /// No connection, or silence.
     #[error("cannot be reached: {0}")]
     Unreachable(String),
+    /// The request may have reached it; the answer did not come.
+    #[error("gave no answer: {0}")]
+    Unanswered(String),
+    /// As much is on its way to it as may be.
+    #[error("has as many messages on their way to it as it may")]
+    Busy,
     /// It answered, but not what was asked.
     #[error("refused with {0}")]
     Refused(http::StatusCode),
@@ -74,26 +104,61 @@ impl Peers {
             .pool_idle_timeout(Duration::from_secs(20))
             .retry_canceled_requests(true)
             .build(connector);
-        Self { me, auth, client, suspects: Mutex::default(), reached: Mutex::default() }
+        Self { me, auth, client, suspects: Mutex::default(), reached: Mutex::default(), rooms: Mutex::default() }
     }
 
     /// Claims a key from a previous owner.
     pub async fn claim(&self, peer: &Peer, claim: &Claim) -> Result<ClaimAnswer<Peer>, PeerError> {
         let limit = CLAIM_TIMEOUT + Duration::from_millis(claim.wait_ms);
-        read(&self.request(Method::POST, peer, CLAIMS, claim, limit).await?)
+        read(&self.send_json(Method::POST, peer, CLAIMS, claim, limit).await?)
     }
 
     /// Asks a peer where a handshake of a key would be accepted. The answer may wait for connections that are leaving.
     pub async fn whereabouts(&self, peer: &Peer, question: &Whereabouts) -> Result<Peer, PeerError> {
-        read(&self.request(Method::POST, peer, WHEREABOUTS, question, CLAIM_TIMEOUT + LEAVING_WAIT).await?)
+        read(&self.send_json(Method::POST, peer, WHEREABOUTS, question, CLAIM_TIMEOUT + LEAVING_WAIT).await?)
     }
 
     /// Tells a peer that this sidecar is draining.
     pub async fn announce(&self, peer: &Peer, draining: &Draining) -> Result<(), PeerError> {
-        self.request(Method::PUT, peer, DRAINING, draining, CLAIM_TIMEOUT).await.map(drop)
+        self.send_json(Method::PUT, peer, DRAINING, draining, CLAIM_TIMEOUT).await.map(drop)
     }
 
-    async fn request(
+    /// Gives a peer a message for a key. The answer may wait for a client that is slow, and for a key that is busy.
+    pub async fn deliver(&self, peer: &Peer, key: &str, message: &Message, role: Role) -> Result<Delivered, PeerError> {
+        let _room = self.room(peer).await?;
+        let path = format!("{MESSAGES}?{}", Errand { kind: message.kind(), role }.to_query());
+        let asked = Asked { method: Method::POST, path: &path, key: Some(key), body: message.payload() };
+        read(&self.send(peer, asked, 2 * CLAIM_TIMEOUT + SLOW).await?)
+    }
+
+    /// Gives a peer a message for everybody.
+    pub async fn broadcast(&self, peer: &Peer, message: &Message) -> Result<Delivered, PeerError> {
+        let _room = self.room(peer).await?;
+        let path = format!("{BROADCASTS}?kind={}", kind_name(message.kind()));
+        let asked = Asked { method: Method::POST, path: &path, key: None, body: message.payload() };
+        read(&self.send(peer, asked, CLAIM_TIMEOUT + SLOW).await?)
+    }
+
+    /// Asks a peer for the connections of a key that it holds.
+    pub async fn connections(&self, peer: &Peer, key: &str) -> Result<Vec<Connected>, PeerError> {
+        let asked = Asked { method: Method::GET, path: CONNECTIONS, key: Some(key), body: Bytes::new() };
+        read(&self.send(peer, asked, CLAIM_TIMEOUT).await?)
+    }
+
+    /// Room for one more message on its way to a peer.
+    async fn room(&self, peer: &Peer) -> Result<tokio::sync::OwnedSemaphorePermit, PeerError> {
+        let room = {
+            let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            if !rooms.contains_key(&peer.uid) {
+                // Those that are not in use are made again when they are needed.
+                rooms.retain(|_, room| Arc::strong_count(room) > 1);
+            }
+            Arc::clone(rooms.entry(peer.uid.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
+        };
+        timeout(CLAIM_TIMEOUT, room.acquire_owned()).await.ok().and_then(Result::ok).ok_or(PeerError::Busy)
+    }
+
+    async fn send_json(
         &self,
         method: Method,
         peer: &Peer,
@@ -101,16 +166,18 @@ impl Peers {
         body: &impl Serialize,
         limit: Duration,
     ) -> Result<Bytes, PeerError> {
-        let unreachable = |error: &dyn std::error::Error| {
-            self.suspect(&peer.uid);
-            PeerError::Unreachable(error.to_string())
-        };
+        let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
+        self.send(peer, Asked { method, path, key: None, body: body.into() }, limit).await
+    }
+
+    async fn send(&self, peer: &Peer, asked: Asked<'_>, limit: Duration) -> Result<Bytes, PeerError> {
+        let Asked { method, path, key, body } = asked;
         if self.is_suspect(&peer.uid) {
             return Err(PeerError::Unreachable("it could not be reached a moment ago".into()));
         }
-        let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
         let mut headers =
             vec![(header::FROM, self.me.clone()), (header::TARGET, peer.uid.clone()), (header::DIGEST, sha256(&body))];
+        headers.extend(key.map(|key| (header::KEY, utf8_percent_encode(key, NON_ALPHANUMERIC).to_string())));
         if let Some(auth) = &self.auth {
             auth.prove(method.as_str(), path, &mut headers);
         }
@@ -121,17 +188,25 @@ impl Peers {
         let request = headers
             .into_iter()
             .fold(request, |request, (name, value)| request.header(name, value))
-            .body(Full::new(Bytes::from(body)))
+            .body(Full::new(body))
             .map_err(|error| PeerError::Unreachable(error.to_string()))?;
         let answer = async {
-            let response = self.client.request(request).await.map_err(|error| unreachable(&error))?;
+            let response = self.client.request(request).await.map_err(|error| {
+                let why = error.to_string();
+                if error.is_connect() { PeerError::Unreachable(why) } else { PeerError::Unanswered(why) }
+            })?;
             if !response.status().is_success() {
                 return Err(PeerError::Refused(response.status()));
             }
             let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
-            body.map(http_body_util::Collected::to_bytes).map_err(|error| unreachable(&*error))
+            body.map(http_body_util::Collected::to_bytes).map_err(|error| PeerError::Unanswered(error.to_string()))
         };
-        timeout(limit, answer).await.unwrap_or_else(|silent| Err(unreachable(&silent)))
+        let answer =
+            timeout(limit, answer).await.unwrap_or_else(|silent| Err(PeerError::Unanswered(silent.to_string())));
+        if matches!(answer, Err(PeerError::Unreachable(_) | PeerError::Unanswered(_))) {
+            self.suspect(&peer.uid);
+        }
+        answer
     }
 
     /// Connects to a peer; one that refuses, or is silent twice, is passed over for a while.

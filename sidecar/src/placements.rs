@@ -109,6 +109,7 @@ fn install(sidecar: &Sidecar, placement: Placement) -> Result<bool, Refused> {
     registry.place(&compiled);
     let slot = registry.view().slot;
     drop(registry);
+    sidecar.messages.misplaced.notify_one();
     // A holder of a slot that is being emptied has handed it over; a grant under the old version is void.
     tracing::info!(version = %compiled.version(), slot = ?slot.map(|slot| slot.0), "a new placement is in force");
     Ok(true)

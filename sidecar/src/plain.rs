@@ -14,12 +14,13 @@ use bytes::{Buf as _, Bytes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Either, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ring::claim::Arrival;
+use ring::notice::MessageKind;
 use ring::wire::{Claim, Draining, Peer, Problem, Whereabouts};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,15 +32,17 @@ use crate::gateway;
 use crate::head::RequestHead;
 use crate::identity;
 use crate::key::KeyError;
+use crate::message::{self, Message};
+use crate::messages::{self, Errand};
 use crate::origin::{self, Known, Origin};
-use crate::peers::{BETWEEN_SIDECARS, CLAIMS, DRAINING, WHEREABOUTS};
+use crate::peers::{BETWEEN_SIDECARS, BROADCASTS, CLAIMS, CONNECTIONS, DRAINING, MESSAGES, WHEREABOUTS};
 use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
 use crate::view::View;
 
 pub(crate) type Body = Either<Incoming, Full<Bytes>>;
 
-/// The largest request between sidecars.
+/// The largest request between sidecars that is no message.
 const LARGEST_PEER_REQUEST: usize = 64 * 1024;
 
 /// Connections to the app and to peers for plain HTTP, kept alive.
@@ -129,6 +132,9 @@ async fn answer(
             CLAIMS => return answer_claim(&sidecar, request).await,
             DRAINING => return answer_draining(&sidecar, request).await,
             WHEREABOUTS => return answer_whereabouts(&sidecar, request).await,
+            MESSAGES => return answer_message(&sidecar, request, key).await,
+            BROADCASTS => return answer_broadcast(&sidecar, request).await,
+            CONNECTIONS => return answer_connections(&sidecar, key.as_deref()),
             _ => (key, arrival, true),
         },
         // Never passed on: to a peer it would go with the proof of this sidecar.
@@ -319,15 +325,50 @@ async fn answer_whereabouts(sidecar: &Arc<Sidecar>, request: Request<Incoming>) 
     }
 }
 
-/// The body of a peer's request. Its proof covers the digest, and the digest the body.
-async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Option<T> {
-    let (head, body) = request.into_parts();
-    let body = Limited::new(body, LARGEST_PEER_REQUEST).collect().await.ok()?.to_bytes();
-    let digest = head.headers.get(ring::wire::header::DIGEST)?;
-    if digest.as_bytes() != sha256(&body).as_bytes() {
-        return None;
+async fn answer_message(sidecar: &Sidecar, request: Request<Incoming>, key: Option<String>) -> Response<Body> {
+    let errand = request.uri().query().and_then(Errand::from_query);
+    let (Some(Errand { kind, role }), Some(key)) = (errand, key) else {
+        return text(StatusCode::BAD_REQUEST, "not a message for a key");
+    };
+    let size = request.body().size_hint().upper().and_then(|size| size.try_into().ok()).unwrap_or(message::LARGEST);
+    let Ok(_room) = sidecar.messages.room(size).await else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "too many messages are on their way here");
+    };
+    match read_message(request, kind).await {
+        Some(message) => json(StatusCode::OK, &messages::deliver(sidecar, &key, &message, role).await),
+        None => text(StatusCode::BAD_REQUEST, "not a message"),
     }
-    serde_json::from_slice(&body).ok()
+}
+
+async fn answer_broadcast(sidecar: &Sidecar, request: Request<Incoming>) -> Response<Body> {
+    let Some(kind) = request.uri().query().and_then(messages::broadcast_kind) else {
+        return text(StatusCode::BAD_REQUEST, "not a message for everybody");
+    };
+    match read_message(request, kind).await {
+        Some(message) => json(StatusCode::OK, &messages::deliver_to_all(sidecar, &message).await),
+        None => text(StatusCode::BAD_REQUEST, "not a message"),
+    }
+}
+
+fn answer_connections(sidecar: &Sidecar, key: Option<&str>) -> Response<Body> {
+    let Some(key) = key else { return text(StatusCode::BAD_REQUEST, "not a question about a key") };
+    json(StatusCode::OK, &messages::connections_here(sidecar, key))
+}
+
+async fn read_message(request: Request<Incoming>, kind: MessageKind) -> Option<Message> {
+    Message::new(kind, &read_bytes(request, message::LARGEST).await?).ok()
+}
+
+async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Option<T> {
+    serde_json::from_slice(&read_bytes(request, LARGEST_PEER_REQUEST).await?).ok()
+}
+
+/// The body of a peer's request. Its proof covers the digest, and the digest the body.
+async fn read_bytes(request: Request<Incoming>, largest: usize) -> Option<Bytes> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, largest).collect().await.ok()?.to_bytes();
+    let digest = head.headers.get(ring::wire::header::DIGEST)?;
+    (digest.as_bytes() == sha256(&body).as_bytes()).then_some(body)
 }
 
 fn path_and_query(uri: &Uri) -> &str {

@@ -70,7 +70,12 @@ pub fn install(folder: &Path) -> std::io::Result<String> {
 }
 
 /// Renamed into place, since the file there may be running.
-fn put(folder: &Path, name: &str, mode: u32, write: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
+pub(crate) fn put(
+    folder: &Path,
+    name: &str,
+    mode: u32,
+    write: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let partial = folder.join(format!(".{name}.partial"));
     write(&partial)?;
     std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(mode))?;

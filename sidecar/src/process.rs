@@ -11,10 +11,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::api::{self, ApiAddress, ApiListener};
 use crate::cli::{Config, ConfigError};
 use crate::metrics::Metrics;
-use crate::sidecar::Sidecar;
-use crate::{control, evictor, idle, jwks, placements, prestop, revival, server};
+use crate::sidecar::{Installed, Sidecar};
+use crate::{control, evictor, idle, jwks, messages, placements, prestop, revival, server};
 
 /// The backlog of the client port: a storm of reconnecting clients waits here rather than being refused.
 const BACKLOG: i32 = 4096;
@@ -32,6 +33,14 @@ pub enum Error {
         flag: &'static str,
         /// The address.
         address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The local API cannot be bound.
+    #[error("cannot listen on {address} (--api): {error}")]
+    BindApi {
+        /// The address.
+        address: ApiAddress,
         /// Why.
         error: std::io::Error,
     },
@@ -53,13 +62,17 @@ pub fn run(config: Config) -> Result<(), Error> {
         let control = bind("control", config.control)?;
         let metrics = bind("metrics", config.metrics)?;
         let listener = listen(config.listen)?;
-        let hook_token = config.install.as_deref().map(prestop::install).transpose()?;
-        let sidecar = Sidecar::new(config, hook_token, Metrics::default());
+        let api = config.api.as_ref().map(bind_api).transpose()?;
+        let installed = install(&config)?;
+        let sidecar = Sidecar::new(config, installed, Metrics::default());
         placements::load(&sidecar);
         let (stop, stopped) = watch::channel(false);
-        let workers: Vec<_> = (0..sidecar.config.workers)
+        let mut workers: Vec<_> = (0..sidecar.config.workers)
             .map(|_| worker(Arc::clone(&sidecar), listener.try_clone()?, stopped.clone()))
             .collect::<Result<_, Error>>()?;
+        if let Some(api) = api {
+            workers.push(api_worker(Arc::clone(&sidecar), api, stopped.clone())?);
+        }
         drop(listener);
         tracing::info!(
             listen = %sidecar.config.listen,
@@ -79,6 +92,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         }
         tasks.spawn(evictor::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(jwks::run(Arc::clone(&sidecar), stopped.clone()));
+        tasks.spawn(messages::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(idle::run(Arc::clone(&sidecar), stopped.clone()));
         if let Some(app) = sidecar.config.upstream {
             tasks.spawn(revival::run(Arc::clone(&sidecar), app, stopped.clone()));
@@ -90,7 +104,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         let outcome = tokio::select! {
             told = until_told(&sidecar) => told.map_err(Error::from),
             Some(ended) = tasks.join_next() => Err(Error::Ended(format!("{ended:?}"))),
-            () = any_finished(&workers) => Err(Error::Ended("a thread for connections".into())),
+            () = any_finished(&workers) => Err(Error::Ended("a thread".into())),
         };
         // Nobody can be waiting if all receivers are gone already.
         let _ = stop.send(true);
@@ -98,7 +112,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         for worker in workers {
             let joined = tokio::task::spawn_blocking(|| worker.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
-                return outcome.and(Err(Error::Ended("a thread for connections panicked".into())));
+                return outcome.and(Err(Error::Ended("a thread panicked".into())));
             }
         }
         outcome
@@ -140,13 +154,42 @@ fn worker(
     Ok(thread)
 }
 
+/// The local API has a thread of its own: an app that sends much delays neither connections nor the operator.
+fn api_worker(
+    sidecar: Arc<Sidecar>,
+    listener: ApiListener,
+    stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, Error> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("api".into()).spawn(move || {
+        if let Err(error) = runtime.block_on(listener.serve(api::routes(sidecar), stop)) {
+            tracing::error!(%error, "the local API cannot be served");
+        }
+    })?;
+    Ok(thread)
+}
+
+/// Puts into the folder that the app's container shares what its processes need.
+fn install(config: &Config) -> Result<Installed, Error> {
+    let Some(folder) = config.install.as_deref() else { return Ok(Installed::default()) };
+    let hook_token = Some(prestop::install(folder)?);
+    let made = config.api.is_some() && config.api_token_file.is_none();
+    let api_token_file = made.then(|| api::install_token(folder)).transpose()?;
+    Ok(Installed { hook_token, api_token_file })
+}
+
 async fn any_finished(workers: &[JoinHandle<()>]) {
     while !workers.iter().any(JoinHandle::is_finished) {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
-async fn serve_http(listener: TcpListener, routes: axum::Router, mut stop: watch::Receiver<bool>) {
+/// Serves until `stop` turns true.
+pub async fn serve_http<L>(listener: L, routes: axum::Router, mut stop: watch::Receiver<bool>)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
@@ -165,6 +208,10 @@ fn bind(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<std::n
         Ok(listener)
     });
     listener.map(Some).map_err(|error| Error::Bind { flag, address, error })
+}
+
+fn bind_api(address: &ApiAddress) -> Result<ApiListener, Error> {
+    ApiListener::bind(address).map_err(|error| Error::BindApi { address: address.clone(), error })
 }
 
 /// The client port; all threads for connections accept from it.

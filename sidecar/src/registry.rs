@@ -3,6 +3,9 @@
 //! One lock guards the view of the pool together with the keys, so that "is it mine?" and "then it is counted" are one
 //! step. It is taken once when a connection begins and once when it ends, never for its bytes.
 
+mod held;
+mod post;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +17,10 @@ use ring::wire::{BreakCause, Claim, Peer};
 use ring::{Compiled, KeyHash, SlotId};
 use slab::Slab;
 
-use crate::relay::Link;
+use self::held::Held;
+pub use self::held::HeldMessage;
+pub use self::post::{Misplaced, Posted, Presence, Role};
+use crate::relay::{Fate, Link};
 use crate::view::View;
 
 /// Identifies a connection for as long as it is held.
@@ -53,6 +59,9 @@ pub struct Registry {
     /// Of those leaving for a grant, the ones whose client has not been told yet.
     undecided: u64,
     totals: Totals,
+    held_messages: Held<KeyId>,
+    /// Held messages for which there was no room, by connections, since they were last asked for.
+    unkept: u64,
 }
 
 #[derive(Debug)]
@@ -62,6 +71,8 @@ struct KeyEntry {
     connections: Vec<ConnectionId>,
     /// Connections that the previous owner evicted and that have not arrived here yet.
     expected: u32,
+    /// How many are about to change what is known of it: claims under way, held messages being passed on.
+    busy: u32,
 }
 
 #[derive(Debug)]
@@ -142,6 +153,8 @@ impl Registry {
             leaving: 0,
             undecided: 0,
             totals: Totals::default(),
+            held_messages: Held::default(),
+            unkept: 0,
         }
     }
 
@@ -259,9 +272,11 @@ impl Registry {
         }
     }
 
-    /// The app has accepted the handshake of a seat.
-    pub fn register(&mut self, seat: &Seat, link: Arc<Link>) -> ConnectionId {
-        let id = self.connections.insert(Connection { link, kind: Kind::Keyed(seat.0), leaving: None, trusted: false });
+    /// The app has accepted the handshake of a seat. `trusted`: its key proves who the client is. Returns how many held
+    /// messages the connection gets, too.
+    pub fn register(&mut self, seat: &Seat, link: Arc<Link>, trusted: bool) -> (ConnectionId, u64) {
+        let id = self.connections.insert(Connection { link, kind: Kind::Keyed(seat.0), leaving: None, trusted });
+        self.trusted += u64::from(trusted);
         let unclaimed = self.arrives_unclaimed(seat);
         let entry = &mut self.keys[seat.0];
         entry.connections.push(id);
@@ -271,7 +286,7 @@ impl Registry {
         }
         self.held += 1;
         self.note_moved(seat.0);
-        id
+        (id, self.hand_over(seat.0, id))
     }
 
     /// Whether a connection counts as returned although nobody was asked how many to expect: any connection of a key
@@ -287,23 +302,17 @@ impl Registry {
         self.forget_if_empty(seat.0);
     }
 
-    /// A connection without a key, whose app is here.
-    pub fn register_keyless(&mut self, link: Arc<Link>) -> ConnectionId {
+    /// A connection without a key, whose app is here. `trusted`: it proves who the client is all the same.
+    pub fn register_keyless(&mut self, link: Arc<Link>, trusted: bool) -> ConnectionId {
         self.held += 1;
-        self.connections.insert(Connection { link, kind: Kind::Keyless, leaving: None, trusted: false })
+        self.trusted += u64::from(trusted);
+        self.connections.insert(Connection { link, kind: Kind::Keyless, leaving: None, trusted })
     }
 
     /// A connection that is tunnelled to a peer.
     pub fn register_transit(&mut self, link: Arc<Link>) -> ConnectionId {
         self.transit += 1;
         self.connections.insert(Connection { link, kind: Kind::Transit, leaving: None, trusted: false })
-    }
-
-    /// The key of a connection proves who the client is: its token was checked, or its app has confirmed it.
-    pub fn trust(&mut self, id: ConnectionId) {
-        let connection = &mut self.connections[id];
-        self.trusted += u64::from(!connection.trusted);
-        connection.trusted = true;
     }
 
     /// Begins the eviction of one moved key, the first in the order of hashes whose new slot is allowed; says how many
@@ -376,14 +385,15 @@ impl Registry {
         let connection = &self.connections[id];
         let leaving = connection.leaving.filter(|leaving| !leaving.told)?;
         self.undecided -= u64::from(leaving.granted);
-        if let Kind::Keyed(key) = connection.kind
-            && !self.view.by_load()
-            && !self.moved.contains(&(self.hashes[key], key))
-        {
-            self.keys[key].state.stay();
-            self.connections[id].leaving = None;
-            self.leaving -= 1;
-            return None;
+        if let Kind::Keyed(key) = connection.kind {
+            if !self.view.by_load() && !self.moved.contains(&(self.hashes[key], key)) {
+                self.keys[key].state.stay();
+                self.connections[id].leaving = None;
+                self.leaving -= 1;
+                return None;
+            }
+            connection.link.shut_mailbox(Fate::Moved);
+            self.reclaim(key, id);
         }
         self.totals.evicted += u64::from(leaving.granted);
         self.connections[id].leaving = Some(Leaving { told: true, ..leaving });
@@ -393,6 +403,9 @@ impl Registry {
 
     /// The app's side of a connection has closed, or the connection is gone.
     pub fn remove(&mut self, id: ConnectionId) {
+        if let Kind::Keyed(key) = self.connections[id].kind {
+            self.reclaim(key, id);
+        }
         let connection = self.connections.remove(id);
         self.trusted -= u64::from(connection.trusted);
         self.leaving -= u64::from(connection.leaving.is_some());
@@ -494,7 +507,8 @@ impl Registry {
         }
         let key: Arc<str> = key.into();
         let state = KeyState::default();
-        let id = self.keys.insert(KeyEntry { key: Arc::clone(&key), state, connections: Vec::new(), expected: 0 });
+        let id =
+            self.keys.insert(KeyEntry { key: Arc::clone(&key), state, connections: Vec::new(), expected: 0, busy: 0 });
         self.ids.insert(Arc::clone(&key), id);
         if self.hashes.len() <= id {
             self.hashes.resize(id + 1, KeyHash(0));
@@ -510,7 +524,8 @@ impl Registry {
     fn forget_if_empty(&mut self, id: KeyId) {
         let (version, moving) = (self.view.version(), self.view.moving());
         let entry = &mut self.keys[id];
-        if entry.state.settle(version, moving) || (moving && entry.expected > 0) {
+        let settled = entry.state.settle(version, moving);
+        if settled || (moving && entry.expected > 0) || entry.busy > 0 || self.held_messages.has(id) {
             return;
         }
         self.ids.remove(&entry.key);

@@ -5,10 +5,14 @@
 //!   client ◄─down── app        Hooks: what the registry must decide or learn
 //! ```
 //!
+//! Messages of ours go between those of the app, in frames of their own that no extension has touched. On a connection
+//! that has just begun they let the app speak first: clients may take the first message for its greeting.
+//!
 //! One task holds one connection. What is read goes straight to the other side; only what that side does not take is
 //! kept, in at most one buffer for each way. There are no timers until an eviction begins.
 
 mod link;
+mod mailbox;
 mod opening;
 mod parting;
 mod way;
@@ -26,11 +30,15 @@ use tokio::time::Sleep;
 
 use self::link::Command;
 pub use self::link::Link;
+pub use self::mailbox::{CAPACITY, Fate, Mail};
 pub use self::opening::{Connect, Opening};
 use self::parting::Farewell;
-use self::way::{Until, Way};
+use self::way::{Carried, Until, Way};
 use crate::eviction::{self, Facts, Step};
 use crate::frame;
+
+/// How long after its beginning messages of ours let the app speak first.
+const FIRST_WORD: Duration = Duration::from_millis(500);
 
 /// What was read past the heads, and belongs to the connection.
 #[derive(Debug, Default)]
@@ -206,7 +214,7 @@ impl<H: Hooks> Relay<H> {
         let opening = &mut self.opening;
         let look = |bytes: &[u8]| *opening = opening.take().and_then(|opening| seen(opening, bytes));
         let up = self.up.carry(cx, &mut self.client, &mut self.app, Until::End, look);
-        let down = self.down.carry(cx, &mut self.app, &mut self.client, until, |_| {});
+        let down = self.carry_down(cx, until);
         if up.moved || down.moved {
             self.link.touch();
             self.link.hear(self.up.follower.take_longest().max(self.down.follower.take_longest()));
@@ -227,6 +235,9 @@ impl<H: Hooks> Relay<H> {
             } else {
                 None
             };
+            if self.first.is_some() {
+                self.link.shut_mailbox(Fate::Gone);
+            }
         }
         let up_open = !self.up.ended() || self.up.finish(cx, &mut self.app).is_pending();
         let down_open = !self.down.ended() || self.down.finish(cx, &mut self.client).is_pending();
@@ -234,6 +245,55 @@ impl<H: Hooks> Relay<H> {
             self.link.set_half_closed();
         }
         down.behind
+    }
+
+    /// Passes on what the app writes, with messages of ours between its own.
+    fn carry_down(&mut self, cx: &mut Context<'_>, until: Until) -> Carried {
+        self.deliver(cx, false);
+        // An eviction has cuts of its own to make, and an end in sight.
+        if until != Until::End || !self.link.has_mail() {
+            return self.down.carry(cx, &mut self.app, &mut self.client, until, |_| {});
+        }
+        let mut carried = self.down.carry(cx, &mut self.app, &mut self.client, Until::Message, |_| {});
+        if let Some(behind) = carried.behind.take() {
+            self.deliver(cx, true);
+            self.pass_on(behind);
+            cx.waker().wake_by_ref();
+        }
+        carried
+    }
+
+    /// Writes messages of ours, where the app's stream is between two of its own. `cut`: it was stopped there for this,
+    /// and one goes even behind what the client has not taken yet, or a busy app and a slow client would leave no place.
+    fn deliver(&mut self, cx: &mut Context<'_>, cut: bool) {
+        let mut owed = cut;
+        while self.link.has_mail() {
+            if self.first.is_some() {
+                return self.link.shut_mailbox(Fate::Gone);
+            }
+            if self.down.follower.malformed() || matches!(self.opening.as_deref(), Some(Opening::Opaque)) {
+                return self.link.shut_mailbox(Fate::Unable);
+            }
+            if self.app_speaks_first(cx) {
+                return;
+            }
+            let pending = self.down.flush(cx, &mut self.client).is_pending();
+            if self.down.shut() {
+                return self.link.shut_mailbox(Fate::Gone);
+            }
+            if !self.down.follower.between_messages() || (pending && !std::mem::take(&mut owed)) {
+                return;
+            }
+            let Some(frame) = self.link.next_mail() else { return };
+            self.down.insert(cx, &mut self.client, &frame);
+            self.link.touch();
+        }
+    }
+
+    /// Whether messages of ours are to wait for the app's first.
+    fn app_speaks_first(&mut self, cx: &mut Context<'_>) -> bool {
+        let left = FIRST_WORD.saturating_sub(self.link.age());
+        self.down.follower.message_kind().is_none() && !left.is_zero() && self.link.hold_mail(cx, left).is_pending()
     }
 
     /// How it ended, if both ways have.

@@ -1,5 +1,6 @@
 //! One sidecar: what its listeners and tasks share.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -7,15 +8,17 @@ use ring::load::Tally;
 use ring::wire::{Peer, Report};
 use tokio::sync::Notify;
 
+use crate::api;
 use crate::auth::control::ControlAuth;
 use crate::auth::peer::PeerAuth;
-use crate::auth::since_1970_ms;
+use crate::auth::{KeyFile, since_1970_ms};
 use crate::cli::Config;
 use crate::drain::DrainState;
 use crate::gateway::Visitors;
 use crate::grants::Bucket;
 use crate::handshakes::Turnstile;
 use crate::jwks::Jwks;
+use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::plain::Forwarder;
@@ -33,6 +36,8 @@ pub struct Sidecar {
     pub control_auth: Option<ControlAuth>,
     /// What the app container's preStop hook proves itself with: good for draining only.
     pub hook_token: Option<String>,
+    /// The tokens of the local API. `None` when whoever can reach it may use it.
+    pub api_tokens: Option<KeyFile<Vec<u8>>>,
     /// Signs and checks requests between sidecars. `None` where peers are believed by their addresses.
     pub peer_auth: Option<Arc<PeerAuth>>,
     /// The keys that clients' tokens are checked with.
@@ -45,7 +50,9 @@ pub struct Sidecar {
     pub turnstile: Turnstile,
     /// Who has asked the gateway how often.
     pub visitors: Mutex<Visitors>,
-    /// Wakes whoever waits for a key to be released.
+    /// Messages on their way to clients.
+    pub messages: Messages,
+    /// Wakes whoever waits for a key to be released, or to be known of again.
     pub released: Notify,
     /// Wakes the evictor: a grant has come in, or a drain has begun.
     pub evictions: Notify,
@@ -56,15 +63,25 @@ pub struct Sidecar {
     started: u64,
 }
 
+/// What was put into the folder that the app's container shares.
+#[derive(Clone, Debug, Default)]
+pub struct Installed {
+    /// What its preStop hook proves itself with.
+    pub hook_token: Option<String>,
+    /// The file with the token of the local API.
+    pub api_token_file: Option<PathBuf>,
+}
+
 impl Sidecar {
     /// A sidecar that knows of no pool yet.
-    pub fn new(config: Config, hook_token: Option<String>, metrics: Metrics) -> Arc<Self> {
+    pub fn new(config: Config, installed: Installed, metrics: Metrics) -> Arc<Self> {
         let me = Peer { uid: config.uid.clone(), address: config.advertise.clone() };
         let view = View::new(me, config.settings.clone());
         let peer_auth = config.peer_keys.clone().map(|file| Arc::new(PeerAuth::new(file)));
         Arc::new(Self {
             control_auth: config.control_keys.clone().map(ControlAuth::new),
-            hook_token,
+            hook_token: installed.hook_token,
+            api_tokens: config.api_token_file.clone().or(installed.api_token_file).map(api::tokens),
             jwks: Jwks::new(config.jwks.clone()),
             peers: Peers::new(config.uid.clone(), peer_auth.clone()),
             peer_auth,
@@ -72,6 +89,7 @@ impl Sidecar {
             turnstile: Turnstile::default(),
             visitors: Mutex::default(),
             metrics,
+            messages: Messages::default(),
             released: Notify::new(),
             evictions: Notify::new(),
             registry: Mutex::new(Registry::new(view)),
@@ -117,6 +135,7 @@ impl Sidecar {
         let view = registry.view();
         let moved = registry.moved();
         let totals = registry.totals();
+        let (held_messages, held_bytes) = registry.held_messages();
         Report {
             uid: view.me.uid.clone(),
             started: self.started,
@@ -135,6 +154,8 @@ impl Sidecar {
             in_flight: registry.leaving(),
             returned: totals.returned,
             breaks: totals.breaks.clone(),
+            held_messages: held_messages as u64,
+            held_bytes: held_bytes as u64,
             app,
         }
     }

@@ -83,18 +83,24 @@ impl Client {
 
     /// Reads to the end.
     pub async fn goodbye(&mut self) -> Goodbye {
-        within("the end of the connection", until_gone(&mut self.socket)).await
+        within("the end of the connection", until_gone(&mut self.socket, |_| {})).await
+    }
+
+    /// Listens to the end, however long it takes.
+    pub async fn listen(mut self, hear: impl FnMut(&Message)) -> Goodbye {
+        until_gone(&mut self.socket, hear).await
     }
 
     /// Reads to the end, however long it takes.
-    pub async fn stay(mut self) -> Goodbye {
-        until_gone(&mut self.socket).await
+    pub async fn stay(self) -> Goodbye {
+        self.listen(|_| {}).await
     }
 }
 
-async fn until_gone(socket: &mut WebSocketStream<TcpStream>) -> Goodbye {
+async fn until_gone(socket: &mut WebSocketStream<TcpStream>, mut hear: impl FnMut(&Message)) -> Goodbye {
     let mut goodbye = None;
     while let Some(Ok(message)) = socket.next().await {
+        hear(&message);
         if let Message::Close(Some(frame)) = message {
             goodbye = Some((frame.code.into(), frame.reason.to_string()));
         }

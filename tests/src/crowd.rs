@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{Client, Goodbye};
 use crate::wait::until;
@@ -27,6 +28,8 @@ pub struct Life {
     pub key: String,
     /// Its connections, in order.
     pub stays: Vec<Stay>,
+    /// The texts it has got, without greetings, in order.
+    pub heard: Vec<String>,
     /// Handshakes that were not answered with 101, with the answer.
     pub refusals: Vec<String>,
 }
@@ -73,7 +76,7 @@ impl Crowd {
     pub fn join_by(&mut self, key: &str, habit: Habit, entries: impl Fn(&str) -> Vec<SocketAddr> + Send + 'static) {
         let id = {
             let mut lives = self.lock();
-            lives.push(Life { key: key.to_owned(), stays: Vec::new(), refusals: Vec::new() });
+            lives.push(Life { key: key.to_owned(), stays: Vec::new(), heard: Vec::new(), refusals: Vec::new() });
             lives.len() - 1
         };
         let (lives, key) = (Arc::clone(&self.lives), key.to_owned());
@@ -96,7 +99,13 @@ impl Crowd {
                     }
                 };
                 write(&mut |life| life.stays.push(Stay { server: client.server.clone(), end: None }));
-                let goodbye = client.stay().await;
+                let goodbye = client
+                    .listen(|message| {
+                        if let Message::Text(text) = message {
+                            write(&mut |life| life.heard.push(text.to_string()));
+                        }
+                    })
+                    .await;
                 let end = Some((Instant::now(), goodbye));
                 write(&mut |life| life.stays.last_mut().expect("its stay").end.clone_from(&end));
                 if habit == Habit::StaysAway {

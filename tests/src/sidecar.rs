@@ -23,6 +23,8 @@ pub struct Sidecar {
     pub listen: SocketAddr,
     /// The operator's port.
     pub control: SocketAddr,
+    /// The local API, if it has one on loopback.
+    pub api: Option<SocketAddr>,
     metrics: SocketAddr,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -35,6 +37,7 @@ pub struct Sidecar {
 #[derive(Debug)]
 pub struct Start {
     name: String,
+    api: Option<SocketAddr>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     folder: TempDir,
@@ -54,7 +57,7 @@ impl Sidecar {
     /// A sidecar to be described further.
     pub fn named(name: &str) -> Start {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Start { name: name.to_owned(), arguments: Vec::new(), environment: Vec::new(), folder }
+        Start { name: name.to_owned(), api: None, arguments: Vec::new(), environment: Vec::new(), folder }
     }
 
     /// Its folder: its state, its configuration, its log.
@@ -143,6 +146,19 @@ impl Sidecar {
         answer.unwrap_or_else(|error| panic!("{} gave no answer: {error}", self.name))
     }
 
+    /// Asks its local API.
+    pub async fn ask_api(&self, headers: &[(&str, &str)], method: Method, path: &str, body: &str) -> Answer {
+        let api = self.api.expect("a local API");
+        let answer = self.http.send_with(headers, method, api, path, body.to_owned()).await;
+        answer.unwrap_or_else(|error| panic!("{} gave no answer: {error}", self.name))
+    }
+
+    /// Sends a text to a key; what is said of it.
+    pub async fn send_to(&self, key: &str, text: &str) -> Answer {
+        let path = format!("/v1/keys/{key}/messages");
+        self.ask_api(&[("content-type", "text/plain")], Method::POST, &path, text).await
+    }
+
     /// Everything that Prometheus would read.
     pub async fn metrics(&self) -> String {
         let answer = self.http.send(Method::GET, self.metrics, "/metrics", "").await;
@@ -206,12 +222,20 @@ impl Start {
         self.folder.path().join(name)
     }
 
+    /// The local API, at a free port.
+    #[must_use]
+    pub fn with_api(mut self) -> Self {
+        let api = ports::free();
+        self.api = Some(api);
+        self.with("--api", &api.to_string())
+    }
+
     /// Starts it, and waits until it is ready.
     pub async fn start(self) -> Sidecar {
         let [listen, control, metrics] = [(); 3].map(|()| ports::free());
         let state = self.path("state").to_string_lossy().into_owned();
         let uid = self.name.clone();
-        let Self { name, arguments, environment, folder } = self
+        let Self { name, api, arguments, environment, folder } = self
             .with("--listen", &listen.to_string())
             .with("--control", &control.to_string())
             .with("--metrics", &metrics.to_string())
@@ -219,7 +243,8 @@ impl Start {
             .with("--pod-uid", &uid);
         let process = start_process(&name, &arguments, &environment, folder.path());
         let http = Http::default();
-        let mut sidecar = Sidecar { name, listen, control, metrics, arguments, environment, process, http, folder };
+        let mut sidecar =
+            Sidecar { name, listen, control, api, metrics, arguments, environment, process, http, folder };
         sidecar.ready().await;
         sidecar
     }

@@ -156,6 +156,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
                 Rate::Share(_) => settings::Rate::default(),
             },
             gateway: spec.gateway.clone(),
+            messages: spec.messages,
         },
         pace,
     })

@@ -40,7 +40,7 @@ fn holding(keys: u32) -> (Registry, Vec<(String, ConnectionId)>) {
     let held = (0..keys).map(|n| {
         let key = format!("user-{n}");
         let Admission::Seated(seat) = registry.enter(&key, Arrival::Owner, None) else { panic!("{key} is ours") };
-        let id = registry.register(&seat, Arc::new(Link::new()));
+        let (id, _) = registry.register(&seat, Arc::new(Link::new()), false);
         (key, id)
     });
     let held = held.collect();
@@ -98,7 +98,7 @@ fn a_key_moves_whole() {
     let (mut registry, held) = holding(50);
     for (key, _) in &held {
         let Admission::Seated(seat) = registry.enter(key, Arrival::Owner, None) else { panic!("{key} is ours") };
-        registry.register(&seat, Arc::new(Link::new()));
+        registry.register(&seat, Arc::new(Link::new()), false);
     }
     registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
     assert_eq!(registry.evict_next(|_| true), 2);
@@ -132,7 +132,7 @@ fn returns_are_counted_against_what_the_previous_owner_evicted() {
     registry.expect(&key, 1);
     for _ in 0..2 {
         let Admission::Seated(seat) = registry.enter(&key, Arrival::Owner, Some(&version)) else { panic!("released") };
-        registry.register(&seat, Arc::new(Link::new()));
+        registry.register(&seat, Arc::new(Link::new()), false);
     }
     assert_eq!(registry.totals().returned, 1, "the second device is new");
 }
@@ -180,7 +180,7 @@ fn a_sidecar_whose_drain_was_called_off_asks_for_keys_that_went_elsewhere_meanwh
 fn where_load_decides_no_connection_is_moved_for_its_key_and_any_may_be_evicted() {
     let (mut registry, held) = holding(10);
     registry.place(&by_load(2, &["a", "b"]));
-    let keyless = registry.register_keyless(Arc::new(Link::new()));
+    let keyless = registry.register_keyless(Arc::new(Link::new()), false);
     registry.register_transit(Arc::new(Link::new()));
     assert_eq!((registry.moved(), evict_all(&mut registry)), (Moved::default(), 0));
     assert_eq!((registry.evict_idlest(20), registry.spent(), registry.staying_here()), (11, 11, 0));

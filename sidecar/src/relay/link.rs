@@ -1,13 +1,17 @@
 //! What the rest of the process may see and do of a connection that is being relayed.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::task::Waker;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use ring::settings::NoticeProtocol;
 
+use super::mailbox::{Fate, Mail, Mailbox};
 use crate::clock;
+use crate::message::Message;
 
 const EVICT: u8 = 1;
 const RESET: u8 = 2;
@@ -24,6 +28,11 @@ pub struct Link {
     spoke: AtomicU32,
     /// The longest payload of a heartbeat that is a message.
     heartbeat: u8,
+    /// The clock's tick when it began.
+    began: u32,
+    /// Whether the mailbox has anything in it: looked at on every wake-up, unlike the mailbox.
+    mail: AtomicBool,
+    mailbox: Mutex<Mailbox>,
     waker: AtomicWaker,
 }
 
@@ -46,7 +55,43 @@ impl Link {
     pub fn of(protocol: NoticeProtocol) -> Self {
         let now = clock::ticks();
         let heartbeat = protocol.heartbeat();
-        Self { active: AtomicU32::new(now), spoke: AtomicU32::new(now), heartbeat, ..Self::default() }
+        Self { active: AtomicU32::new(now), spoke: AtomicU32::new(now), heartbeat, began: now, ..Self::default() }
+    }
+
+    /// How long it has been there, in steps of [`clock::TICK`].
+    pub fn age(&self) -> Duration {
+        clock::TICK * clock::ticks_since(self.began)
+    }
+
+    /// Puts a message into the client's stream, as soon as there is a place for it. A promised one comes back when there
+    /// never will be.
+    pub fn post(&self, mail: Mail) -> Option<(Message, Instant)> {
+        let refused = {
+            let mut mailbox = self.mailbox();
+            let refused = mailbox.post(mail);
+            self.mail.store(mailbox.is_waiting(), Ordering::Release);
+            refused
+        };
+        self.waker.wake();
+        refused
+    }
+
+    /// Takes no messages any more; those whose senders wait have this fate.
+    pub fn shut_mailbox(&self, fate: Fate) {
+        let mut mailbox = self.mailbox();
+        self.mail.store(false, Ordering::Release);
+        mailbox.shut(fate);
+    }
+
+    /// Takes no messages any more, and gives back what was promised and is not written.
+    pub fn reclaim_mail(&self) -> Vec<(Message, Instant)> {
+        let mut mailbox = self.mailbox();
+        self.mail.store(false, Ordering::Release);
+        mailbox.reclaim()
+    }
+
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for the connection's eviction. Its deadline runs from the moment its task sees the command.
@@ -75,6 +120,23 @@ impl Link {
     /// it has been quiet for long: bytes that can no longer be passed on do not count.
     pub fn half_closed(&self) -> bool {
         self.half_closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_mail(&self) -> bool {
+        self.mail.load(Ordering::Acquire)
+    }
+
+    /// Ready when the mail has been held for so long since this was first asked.
+    pub(super) fn hold_mail(&self, cx: &mut Context<'_>, time: Duration) -> Poll<()> {
+        self.mailbox().hold(cx, time)
+    }
+
+    /// The frame to write next. From here on its message counts as written.
+    pub(super) fn next_mail(&self) -> Option<Bytes> {
+        let mut mailbox = self.mailbox();
+        let next = mailbox.next();
+        self.mail.store(mailbox.is_waiting(), Ordering::Release);
+        next
     }
 
     pub(super) fn register(&self, waker: &Waker) {

@@ -128,6 +128,15 @@ impl Way {
         }
     }
 
+    /// Writes a frame of ours behind what is pending. The caller has seen that this is a place for one.
+    pub(super) fn insert(&mut self, cx: &mut Context<'_>, to: &mut TcpStream, frame: &[u8]) {
+        if self.pending() {
+            self.queue(frame.to_vec());
+        } else {
+            self.send(cx, to, frame);
+        }
+    }
+
     /// Passes on what there is, up to `until`. `look` sees what was read.
     pub(super) fn carry(
         &mut self,

@@ -1,0 +1,360 @@
+//! Messages from the app beside any sidecar to the clients of a key, wherever they are connected.
+//!
+//! ```text
+//!  app ──api──► send ─┬─► previous owners, while the key may be with them still ──► post, or "away: n"
+//!                     └─► the owner ──► post, and hold for the n that are away until they arrive
+//! ```
+//!
+//! With `unit: Key` a key is at one server at a time, so a message is written at one, or held at its owner for as many
+//! connections as were told to go. Messages of one key go one after the other, in the order in which their senders asked.
+
+mod errand;
+mod lane;
+mod passing;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use ring::settings::{OwnerUnreachable, Trust, Unit};
+use ring::wire::{Connected, Delivered, Peer};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
+
+pub use self::errand::{Errand, broadcast_kind, kind_name};
+use self::lane::Lanes;
+pub use self::passing::run;
+use crate::admission::PLACEMENT_WAIT;
+use crate::message::{LARGEST, Message};
+use crate::peers::PeerError;
+use crate::registry::Role;
+use crate::relay::Fate;
+use crate::sidecar::Sidecar;
+use crate::view::View;
+
+/// How long a message is held for connections that are on their way.
+pub const HOLD: Duration = Duration::from_secs(20);
+/// How long a client that does not read may keep its sender waiting.
+pub const SLOW: Duration = Duration::from_secs(2);
+/// How long a message waits for those of its key before it.
+const TURN: Duration = Duration::from_secs(5);
+/// How long a message waits while its key is claimed, or while held messages are passed on.
+const BUSY: Duration = Duration::from_secs(1);
+/// How long a message is sent on by sidecars with different placements.
+const UNSETTLED: Duration = Duration::from_secs(2);
+/// What all messages that are being sent or taken in may take up, in bytes.
+const INTAKE: usize = 64 * 1024 * 1024;
+/// What a message takes up at least: its task, its request.
+const OVERHEAD: usize = 4 * 1024;
+
+/// Messages on their way to clients.
+#[derive(Debug)]
+pub struct Messages {
+    lanes: Lanes,
+    intake: Semaphore,
+    /// Wakes whoever passes held messages on.
+    pub misplaced: Notify,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self { lanes: Lanes::default(), intake: Semaphore::new(INTAKE), misplaced: Notify::new() }
+    }
+}
+
+/// Why a message was not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsent {
+    /// Nobody may get messages here.
+    #[error(
+        "the keys of this pool prove nothing (spec.key.trust is Routing), so anybody could read these messages; set \
+         spec.key.trust to Verified or AppAsserted, or spec.messages.allowUnverified to true"
+    )]
+    Unverified,
+    /// No slot has a holder.
+    #[error("no server is ready in this pool; nothing was sent")]
+    NoHolder,
+    /// The owner cannot be reached, nor who stands in for it.
+    #[error("the server of this key cannot be reached; nothing was sent")]
+    Unreachable,
+    /// The sidecars do not agree on the owner.
+    #[error("the servers of this pool do not agree yet where this key is; nothing was sent. Try again in a moment")]
+    Unsettled,
+    /// The connection to the owner broke off.
+    #[error("the server of this key gave no answer; the message may have been written")]
+    Unanswered,
+    /// Too many messages wait for this key.
+    #[error("the messages of this key are not taken as fast as they come; nothing was sent. Send fewer, or try again")]
+    TooFast,
+    /// Too many messages are on their way.
+    #[error("this sidecar has as many messages on their way as it may; nothing was sent. Try again in a moment")]
+    Overloaded,
+}
+
+impl Messages {
+    /// Room for a message of so many bytes at most, for as long as it is on its way.
+    pub async fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Unsent> {
+        let bytes = u32::try_from(bytes.clamp(OVERHEAD, LARGEST + OVERHEAD)).unwrap_or(u32::MAX);
+        match tokio::time::timeout(BUSY, self.intake.acquire_many(bytes)).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => Err(Unsent::Overloaded),
+        }
+    }
+}
+
+/// Sends a message to every connection of a key.
+pub async fn send(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Result<Delivered, Unsent> {
+    check_trust(&sidecar.view())?;
+    let turn = sidecar.messages.lanes.enter(key).ok_or(Unsent::TooFast)?;
+    let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
+    Route { sidecar, key, message, began: Instant::now() }.follow().await
+}
+
+/// Sends a message to every connection of the pool. Also says how many sidecars could not be reached.
+pub async fn send_to_all(sidecar: &Arc<Sidecar>, message: &Message) -> Result<(Delivered, u32), Unsent> {
+    let view = sidecar.view();
+    check_trust(&view)?;
+    let peers = view.peers();
+    let there = join_all(peers.iter().map(|peer| sidecar.peers.broadcast(peer, message)));
+    let (mut total, there) = tokio::join!(deliver_to_all(sidecar, message), there);
+    let mut unreachable = 0;
+    for answer in there {
+        match answer {
+            Ok(answer) => add(&mut total, &answer),
+            Err(_) => unreachable += 1,
+        }
+    }
+    Ok((total, unreachable))
+}
+
+fn check_trust(view: &View) -> Result<(), Unsent> {
+    let settings = view.settings();
+    let nobody = settings.key.trust == Trust::Routing && !settings.messages.allow_unverified;
+    if nobody { Err(Unsent::Unverified) } else { Ok(()) }
+}
+
+fn add(total: &mut Delivered, part: &Delivered) {
+    total.written += part.written;
+    total.held += part.held;
+    total.dropped += part.dropped;
+}
+
+/// The way of one message to wherever its key is.
+struct Route<'a> {
+    sidecar: &'a Arc<Sidecar>,
+    key: &'a str,
+    message: &'a Message,
+    began: Instant,
+}
+
+impl Route<'_> {
+    async fn follow(&self) -> Result<Delivered, Unsent> {
+        let view = self.sidecar.view();
+        let mut total = Delivered::default();
+        let Some(standing) = view.standing(self.key) else {
+            let role = Role::Owner { away: 0, left: HOLD };
+            return Ok(deliver(self.sidecar, self.key, self.message, role).await);
+        };
+        let mut owner = standing.owner.ok_or(Unsent::NoHolder)?;
+        // This sidecar never claims from itself, but it may have the key still, or hold messages for it that go first.
+        let mut previous = standing.previous;
+        previous.push(view.me.clone());
+        let mut asked: Vec<Peer> = Vec::new();
+        // By who has told them to go: one that is asked again knows better.
+        let mut away: HashMap<String, u32> = HashMap::new();
+        let mut newest = view.version().epoch;
+        while self.began.elapsed() < UNSETTLED {
+            previous.retain(|peer| peer.uid != owner.uid && asked.iter().all(|it| it.uid != peer.uid));
+            // One that cannot be reached has crashed, or is cut off: its clients come back elsewhere.
+            for (peer, answer) in
+                previous.iter().zip(join_all(previous.iter().map(|it| self.ask(it, Role::Previous))).await)
+            {
+                match answer {
+                    Ok(answer) => {
+                        add(&mut total, &answer);
+                        away.insert(peer.uid.clone(), answer.away);
+                    }
+                    Err(PeerError::Unanswered(_)) => return Err(Unsent::Unanswered),
+                    Err(PeerError::Busy) => return Err(Unsent::Overloaded),
+                    Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => {}
+                }
+            }
+            asked.append(&mut previous);
+            let whole = view.settings().unit == Unit::Key;
+            if whole && total.written > 0 {
+                return Ok(total);
+            }
+            let role = Role::Owner { away: away.values().sum(), left: self.left() };
+            let answer = match self.ask(&owner, role).await {
+                Ok(answer) => answer,
+                Err(PeerError::Unanswered(_)) => return Err(Unsent::Unanswered),
+                Err(PeerError::Busy) => return Err(Unsent::Overloaded),
+                Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => self.ask_next_best(&view, &owner).await?,
+            };
+            add(&mut total, &answer);
+            let Some(next) = answer.owner else {
+                previous = answer.previous;
+                previous.retain(|peer| asked.iter().all(|it| it.uid != peer.uid));
+                if previous.is_empty() {
+                    return Ok(total);
+                }
+                continue;
+            };
+            if whole && total.written > 0 {
+                return Ok(total);
+            }
+            if answer.epoch < newest {
+                // It will know that the key is its own: asking whom it takes for the owner would lead back here.
+                tokio::time::sleep(PLACEMENT_WAIT).await;
+            } else {
+                newest = answer.epoch;
+                away.insert(owner.uid.clone(), answer.away);
+                asked.push(std::mem::replace(&mut owner, next));
+            }
+        }
+        if total == Delivered::default() { Err(Unsent::Unsettled) } else { Ok(total) }
+    }
+
+    fn left(&self) -> Duration {
+        HOLD.saturating_sub(self.began.elapsed())
+    }
+
+    async fn ask(&self, peer: &Peer, role: Role) -> Result<Delivered, PeerError> {
+        if peer.uid == self.sidecar.config.uid {
+            return Ok(deliver(self.sidecar, self.key, self.message, role).await);
+        }
+        self.sidecar.peers.deliver(peer, self.key, self.message, role).await
+    }
+
+    /// Asks whoever takes the owner's clients while it cannot be reached.
+    async fn ask_next_best(&self, view: &View, owner: &Peer) -> Result<Delivered, Unsent> {
+        if view.settings().owner_unreachable == OwnerUnreachable::Reject {
+            return Err(Unsent::Unreachable);
+        }
+        for peer in view.fallbacks(self.key).into_iter().filter(|peer| peer.uid != owner.uid) {
+            match self.ask(&peer, Role::Fallback { left: self.left() }).await {
+                Ok(answer) => return Ok(answer),
+                Err(PeerError::Unanswered(_)) => return Err(Unsent::Unanswered),
+                Err(_) => {}
+            }
+        }
+        Err(Unsent::Unreachable)
+    }
+}
+
+/// Gives a message to the connections of a key that are here, and holds it for those on their way.
+pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role) -> Delivered {
+    let until = Instant::now() + BUSY;
+    let mut delivered = Delivered::default();
+    loop {
+        let released = sidecar.released.notified();
+        tokio::pin!(released);
+        released.as_mut().enable();
+        let (posted, epoch) = {
+            let mut registry = sidecar.registry();
+            (registry.post(key, message, role, Instant::now()), registry.view().version().epoch)
+        };
+        if posted.busy && Instant::now() < until {
+            sidecar.messages.misplaced.notify_one();
+            // Whatever woke us, the key is looked at once more.
+            let _ = tokio::time::timeout_at(until.into(), released).await;
+            continue;
+        }
+        let fates = Fates::of(posted.receipts).await;
+        fates.count(sidecar);
+        sidecar.metrics.messages_held(posted.held);
+        sidecar.metrics.messages_dropped("no_room", posted.unkept.into());
+        delivered.written += fates.written;
+        delivered.held += posted.held;
+        delivered.dropped += fates.unable + fates.slow + posted.unkept;
+        delivered.epoch = epoch;
+        if fates.moved > 0 && delivered.written + posted.held == 0 && Instant::now() < until {
+            // All of it has begun to leave since: where to is known now.
+            continue;
+        }
+        delivered.away = posted.away + fates.moved;
+        delivered.owner = posted.owner;
+        delivered.previous = posted.previous;
+        return delivered;
+    }
+}
+
+/// Gives a message to every connection here.
+pub async fn deliver_to_all(sidecar: &Sidecar, message: &Message) -> Delivered {
+    let receipts = sidecar.registry().post_to_all(message);
+    let fates = Fates::of(receipts).await;
+    fates.count(sidecar);
+    sidecar.metrics.messages_dropped("moved", fates.moved.into());
+    Delivered { written: fates.written, dropped: fates.unable + fates.slow + fates.moved, ..Delivered::default() }
+}
+
+/// The connections of a key here.
+pub fn connections_here(sidecar: &Sidecar, key: &str) -> Vec<Connected> {
+    let presences = sidecar.registry().presences(key);
+    let age_ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    presences.into_iter().map(|it| Connected { age_ms: age_ms(it.age), trusted: it.trusted }).collect()
+}
+
+/// Where the connections of a key are: at each sidecar that may have any, or the reason why it did not say.
+pub async fn find(sidecar: &Sidecar, key: &str) -> Vec<(Peer, Result<Vec<Connected>, PeerError>)> {
+    let view = sidecar.view();
+    let standing = view.standing(key);
+    let mut peers: Vec<Peer> = standing.map_or_else(Vec::new, |it| it.previous.into_iter().chain(it.owner).collect());
+    // Clients that could not reach the owner are at its next-best.
+    peers.extend(view.fallbacks(key).into_iter().take(2));
+    if peers.is_empty() {
+        peers.push(view.me.clone());
+    }
+    let mut seen = BTreeSet::new();
+    peers.retain(|peer| seen.insert(peer.uid.clone()));
+    let ask = async |peer: &Peer| {
+        if peer.uid == view.me.uid {
+            Ok(connections_here(sidecar, key))
+        } else {
+            sidecar.peers.connections(peer, key).await
+        }
+    };
+    let answers = join_all(peers.iter().map(ask)).await;
+    peers.into_iter().zip(answers).collect()
+}
+
+/// What became of a message, by connections.
+#[derive(Debug, Default)]
+struct Fates {
+    written: u32,
+    moved: u32,
+    gone: u32,
+    unable: u32,
+    slow: u32,
+}
+
+impl Fates {
+    /// Waits for what can be known in time. What is not written by then never will be.
+    async fn of(receipts: Vec<oneshot::Receiver<Fate>>) -> Self {
+        let until = tokio::time::Instant::now() + SLOW;
+        let mut fates = Self::default();
+        for mut receipt in receipts {
+            let fate = if let Ok(fate) = tokio::time::timeout_at(until, &mut receipt).await {
+                fate.unwrap_or(Fate::Gone)
+            } else {
+                receipt.close();
+                receipt.try_recv().unwrap_or(Fate::Slow)
+            };
+            *match fate {
+                Fate::Written => &mut fates.written,
+                Fate::Moved => &mut fates.moved,
+                Fate::Gone => &mut fates.gone,
+                Fate::Unable => &mut fates.unable,
+                Fate::Slow => &mut fates.slow,
+            } += 1;
+        }
+        fates
+    }
+
+    fn count(&self, sidecar: &Sidecar) {
+        sidecar.metrics.messages_written(self.written);
+        for (reason, connections) in [("gone", self.gone), ("unable", self.unable), ("slow", self.slow)] {
+            sidecar.metrics.messages_dropped(reason, connections.into());
+        }
+    }
+}

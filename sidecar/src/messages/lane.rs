@@ -1,0 +1,108 @@
+//! One message of a key at a time, in the order in which they came: so a slow key holds up no other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The most messages of one key that wait for their turn.
+const LONGEST: usize = 1_024;
+
+type ByKey = Arc<Mutex<HashMap<Arc<str>, Arc<Lane>>>>;
+
+/// The lanes of all keys that have messages on their way.
+#[derive(Debug, Default)]
+pub(super) struct Lanes(ByKey);
+
+#[derive(Debug)]
+struct Lane {
+    turn: Arc<Semaphore>,
+}
+
+/// A message's place in its lane.
+#[derive(Debug)]
+struct Place {
+    lanes: ByKey,
+    key: Arc<str>,
+    /// Given back first.
+    lane: Option<Arc<Lane>>,
+}
+
+/// A message's turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+    _place: Place,
+}
+
+impl Lanes {
+    /// Takes a place behind those that are there; `None` when there are too many. The turn comes in the order of the
+    /// places, from the first poll on.
+    pub(super) fn enter(&self, key: &str) -> Option<impl Future<Output = Turn> + use<>> {
+        let (key, lane) = {
+            let mut lanes = lock(&self.0);
+            let lane = if let Some((key, lane)) = lanes.get_key_value(key) {
+                (Arc::clone(key), Arc::clone(lane))
+            } else {
+                let (key, lane) = (Arc::<str>::from(key), Arc::new(Lane { turn: Arc::new(Semaphore::new(1)) }));
+                lanes.insert(Arc::clone(&key), Arc::clone(&lane));
+                (key, lane)
+            };
+            // The map has one, and this place another.
+            if Arc::strong_count(&lane.1) - 2 >= LONGEST {
+                return None;
+            }
+            lane
+        };
+        let turn = Arc::clone(&lane.turn);
+        let place = Place { lanes: Arc::clone(&self.0), key, lane: Some(lane) };
+        Some(async move {
+            // A lane's semaphore is never closed.
+            let permit = turn.acquire_owned().await.ok();
+            Turn { _permit: permit, _place: place }
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut lanes = lock(&self.lanes);
+        self.lane = None;
+        if lanes.get(&self.key).is_some_and(|lane| Arc::strong_count(lane) == 1) {
+            lanes.remove(&self.key);
+        }
+    }
+}
+
+fn lock(lanes: &ByKey) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Lane>>> {
+    lanes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn messages_of_a_key_take_turns_and_those_of_another_do_not_wait() {
+        let lanes = Lanes::default();
+        let mut second = Box::pin(lanes.enter("ann").unwrap());
+        let first = lanes.enter("ann").unwrap().now_or_never().expect("nobody was polled before");
+        assert!((&mut second).now_or_never().is_none());
+        assert!(lanes.enter("bob").unwrap().now_or_never().is_some());
+        drop(first);
+        assert!(second.now_or_never().is_some());
+        assert!(lock(&lanes.0).is_empty());
+    }
+
+    #[test]
+    fn a_lane_has_an_end() {
+        let lanes = Lanes::default();
+        let places: Vec<_> = std::iter::from_fn(|| lanes.enter("ann")).take(LONGEST + 10).collect();
+        assert_eq!(places.len(), LONGEST);
+        assert!(lanes.enter("bob").is_some());
+        drop(places);
+        assert!(lock(&lanes.0).is_empty());
+    }
+}

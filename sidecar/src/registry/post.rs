@@ -1,0 +1,268 @@
+//! Messages for the connections of a key: written to those that are here, held for those on their way here.
+//!
+//! Everything happens under the registry's lock, with the arrivals and departures of connections: so a message and a
+//! move have one order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ring::settings::Unit;
+use ring::wire::Peer;
+use tokio::sync::oneshot;
+
+use super::held::HeldMessage;
+use super::{Connection, ConnectionId, KeyId, Kind, Leaving, Registry};
+use crate::message::Message;
+use crate::relay::{Fate, Mail};
+
+/// As whom a sidecar is asked to take a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// As the key's owner: it holds the message for connections that are on their way to it.
+    Owner {
+        /// How many of these its previous owners have told to go.
+        away: u32,
+        /// For how long the message is worth holding.
+        left: Duration,
+    },
+    /// In place of an owner that cannot be reached.
+    Fallback {
+        /// For how long the message is worth holding.
+        left: Duration,
+    },
+    /// As one that may have the key still.
+    Previous,
+}
+
+/// What has become of a message here so far.
+#[derive(Debug, Default)]
+pub struct Posted {
+    /// For each connection that is to get it: what becomes of that.
+    pub receipts: Vec<oneshot::Receiver<Fate>>,
+    /// How many connections it is held for.
+    pub held: u32,
+    /// How many connections would have to come for it, without room to hold it.
+    pub unkept: u32,
+    /// Connections that were told to go and have not been seen since; with `unit: Key` also those about to be told.
+    pub away: u32,
+    /// What is known of the key is about to change: ask again.
+    pub busy: bool,
+    /// Who owns the key, when it is not this sidecar that was asked as the owner.
+    pub owner: Option<Peer>,
+    /// Who may have the key still.
+    pub previous: Vec<Peer>,
+}
+
+/// Held messages whose key belongs elsewhere. Its key is busy until they are [settled](Registry::settle_held).
+#[derive(Debug)]
+pub struct Misplaced {
+    /// The key.
+    pub key: Arc<str>,
+    /// Whose it is.
+    pub owner: Peer,
+    /// The messages, in order.
+    pub messages: Vec<HeldMessage>,
+}
+
+/// A connection of a key, for whoever asks where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// How long it has been there.
+    pub age: Duration,
+    /// Whether its key proves who the client is.
+    pub trusted: bool,
+}
+
+impl Registry {
+    /// Gives a message to the connections of a key.
+    pub fn post(&mut self, key: &str, message: &Message, role: Role, now: Instant) -> Posted {
+        let standing = self.view.standing(key);
+        let mine = standing.as_ref().is_none_or(|standing| standing.mine);
+        let id = self.ids.get(key).copied();
+        let away = match role {
+            Role::Owner { away, left } if mine => Some((away, left)),
+            Role::Fallback { left } => Some((0, left)),
+            Role::Owner { .. } | Role::Previous => None,
+        };
+        let Some((away, left)) = away else {
+            let mut posted = self.post_moved(id, message);
+            if role != Role::Previous {
+                posted.owner = standing.and_then(|standing| standing.owner);
+            }
+            return posted;
+        };
+        let here = id.map(|id| self.here(id)).unwrap_or_default();
+        let entry = id.map(|id| &self.keys[id]);
+        let expected = entry.map_or(0, |entry| entry.expected);
+        let claimed = expected > 0 || entry.is_some_and(|entry| !entry.connections.is_empty());
+        if !claimed && away == 0 && entry.is_some_and(|entry| entry.busy > 0) {
+            return Posted { busy: true, ..Posted::default() };
+        }
+        let mut posted = Posted { receipts: self.write(&here.staying, message), ..Posted::default() };
+        let coming = if claimed { expected + here.told } else { away.max(here.away + here.told) };
+        if coming > 0 {
+            let id = self.key_id(key);
+            let held = HeldMessage { message: message.clone(), awaited: coming, until: now + left };
+            match self.held_messages.keep(id, held) {
+                true => posted.held = coming,
+                false => posted.unkept = coming,
+            }
+            self.forget_if_empty(id);
+        } else if !claimed {
+            posted.previous = standing.map(|standing| standing.previous).unwrap_or_default();
+        }
+        posted
+    }
+
+    /// The same where the key belongs elsewhere, and its connections may be here still.
+    fn post_moved(&mut self, id: Option<KeyId>, message: &Message) -> Posted {
+        let Some(id) = id else { return Posted::default() };
+        let here = self.here(id);
+        // What is held here is passed on first.
+        if here.staying.is_empty() && (self.keys[id].busy > 0 || self.held_messages.has(id)) {
+            return Posted { busy: true, ..Posted::default() };
+        }
+        let away = here.away + here.told;
+        if away > 0 && self.view.settings().unit == Unit::Key {
+            // The others of the key are told in a moment, too: all of them get it where they arrive.
+            let staying = u32::try_from(here.staying.len()).unwrap_or(u32::MAX);
+            return Posted { away: away + staying, ..Posted::default() };
+        }
+        Posted { receipts: self.write(&here.staying, message), away, ..Posted::default() }
+    }
+
+    /// Gives a message to every connection whose app is here.
+    pub fn post_to_all(&mut self, message: &Message) -> Vec<oneshot::Receiver<Fate>> {
+        let held = |connection: &Connection| connection.kind != Kind::Transit && !connection.is_told();
+        let all: Vec<_> = self.connections.iter().filter(|(_, c)| held(c)).map(|(id, _)| id).collect();
+        self.write(&all, message)
+    }
+
+    fn write(&self, connections: &[ConnectionId], message: &Message) -> Vec<oneshot::Receiver<Fate>> {
+        let connections = connections.iter().map(|id| &self.connections[*id]).filter(|c| self.may_receive(c));
+        let post = |connection: &Connection| {
+            let (mail, receipt) = Mail::awaited(message.clone());
+            connection.link.post(mail);
+            receipt
+        };
+        connections.map(post).collect()
+    }
+
+    fn may_receive(&self, connection: &Connection) -> bool {
+        connection.trusted || self.view.settings().messages.allow_unverified
+    }
+
+    fn here(&self, id: KeyId) -> Here {
+        let entry = &self.keys[id];
+        let (told, staying): (Vec<_>, _) =
+            entry.connections.iter().copied().partition(|id| self.connections[*id].is_told());
+        Here { away: entry.state.away(), told: u32::try_from(told.len()).unwrap_or(u32::MAX), staying }
+    }
+
+    /// Gives a connection that has just arrived what is held for it; returns how many messages these were.
+    pub(super) fn hand_over(&mut self, key: KeyId, id: ConnectionId) -> u64 {
+        if !self.may_receive(&self.connections[id]) {
+            return 0;
+        }
+        let due = self.held_messages.arrive(key);
+        for held in &due {
+            let refused = self.connections[id].link.post(Mail::promised(held.message.clone(), held.until));
+            self.keep_again(key, refused);
+        }
+        due.len() as u64
+    }
+
+    /// Holds what was promised to a connection that has gone before it was written.
+    pub(super) fn reclaim(&mut self, key: KeyId, id: ConnectionId) {
+        let promised = self.connections[id].link.reclaim_mail();
+        self.keep_again(key, promised);
+    }
+
+    fn keep_again(&mut self, key: KeyId, promised: impl IntoIterator<Item = (Message, Instant)>) {
+        for (message, until) in promised {
+            let kept = self.held_messages.keep(key, HeldMessage { message, awaited: 1, until });
+            self.unkept += u64::from(!kept);
+        }
+    }
+
+    /// What is known of a key is about to change.
+    pub fn begin_change(&mut self, key: &str) {
+        let id = self.key_id(key);
+        self.keys[id].busy += 1;
+    }
+
+    /// It has changed.
+    pub fn end_change(&mut self, key: &str) {
+        let id = self.key_id(key);
+        self.keys[id].busy -= 1;
+        self.forget_if_empty(id);
+    }
+
+    /// Forgets held messages whose time is over; returns for how many connections that was, with those for which there
+    /// was no room.
+    pub fn expire_held(&mut self, now: Instant) -> u64 {
+        let keys: Vec<KeyId> = self.held_messages.keys().collect();
+        let expired = self.held_messages.expire(now);
+        for id in keys {
+            self.forget_if_empty(id);
+        }
+        expired + std::mem::take(&mut self.unkept)
+    }
+
+    /// Takes out the held messages of keys that belong elsewhere now.
+    pub fn misplaced(&mut self) -> Vec<Misplaced> {
+        let keys: Vec<KeyId> = self.held_messages.keys().collect();
+        let mut misplaced = Vec::new();
+        for id in keys {
+            let key = Arc::clone(&self.keys[id].key);
+            let standing = self.view.standing(&key).filter(|standing| !standing.mine);
+            let Some(owner) = standing.and_then(|standing| standing.owner) else { continue };
+            // Connections that are still here get it here, and those that left here arrive there.
+            if self.keys[id].busy > 0 || self.keys[id].state.staying() > 0 {
+                continue;
+            }
+            self.begin_change(&key);
+            misplaced.push(Misplaced { owner, messages: self.held_messages.take(id), key });
+        }
+        misplaced
+    }
+
+    /// Ends what [`Registry::misplaced`] has begun; holds the messages that could not be passed on.
+    pub fn settle_held(&mut self, key: &str, left: Vec<HeldMessage>) {
+        let id = self.key_id(key);
+        for held in left {
+            let awaited = u64::from(held.awaited);
+            self.unkept += if self.held_messages.keep(id, held) { 0 } else { awaited };
+        }
+        self.end_change(key);
+    }
+
+    /// How many messages are held, and how many bytes that are.
+    pub fn held_messages(&self) -> (usize, usize) {
+        (self.held_messages.count(), self.held_messages.bytes())
+    }
+
+    /// The connections of a key that are here.
+    pub fn presences(&self, key: &str) -> Vec<Presence> {
+        let connections = self.ids.get(key).map(|id| self.keys[*id].connections.as_slice()).unwrap_or_default();
+        let connections =
+            connections.iter().map(|id| &self.connections[*id]).filter(|connection| !connection.is_told());
+        connections.map(|c| Presence { age: c.link.age(), trusted: c.trusted }).collect()
+    }
+}
+
+/// The connections of a key, as far as this sidecar knows of them.
+#[derive(Debug, Default)]
+struct Here {
+    /// Told to go, and gone.
+    away: u32,
+    /// Told to go.
+    told: u32,
+    staying: Vec<ConnectionId>,
+}
+
+impl Connection {
+    fn is_told(&self) -> bool {
+        matches!(self.leaving, Some(Leaving { told: true, .. }))
+    }
+}

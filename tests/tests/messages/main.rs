@@ -1,0 +1,72 @@
+//! Messages from any server's app to the clients of a key.
+
+mod api;
+mod faults;
+mod moves;
+mod trust;
+
+use harness::http::Answer;
+use harness::{App, Guestbook, Plan, Sidecar};
+use ring::settings::{Messages, Settings};
+use serde_json::Value;
+
+/// Servers with a sidecar each, of which the first so many hold a slot, in a pool that trusts every key.
+struct Pool {
+    plan: Plan,
+    sidecars: Vec<Sidecar>,
+    _apps: Vec<App>,
+}
+
+impl Pool {
+    async fn new(names: &[&str], holding: usize) -> Self {
+        let book = Guestbook::default();
+        let (mut sidecars, mut apps) = (Vec::new(), Vec::new());
+        for name in names {
+            let app = App::start(name, &book).await;
+            let sidecar = Sidecar::named(name).with_file("--peer-keys", "peers", "secret-between-sidecars");
+            sidecars.push(sidecar.upstream(app.address).with_api().start().await);
+            apps.push(app);
+        }
+        let messages = Messages { allow_unverified: true };
+        let mut pool = Self { plan: Plan::with(Settings { messages, ..Settings::default() }), sidecars, _apps: apps };
+        pool.give(&(0..holding).collect::<Vec<_>>()).await;
+        pool
+    }
+
+    /// Gives slots to sidecars, by their numbers.
+    async fn give(&mut self, slots: &[usize]) {
+        let holders: Vec<_> = slots.iter().map(|id| (u32::try_from(*id).expect("few"), &self.sidecars[*id])).collect();
+        self.plan.hold(&holders);
+        let spares: Vec<_> = (0..self.sidecars.len()).filter(|id| !slots.contains(id)).collect();
+        self.plan.others(&spares.iter().map(|id| &self.sidecars[*id]).collect::<Vec<_>>());
+        self.plan.publish(&self.all()).await;
+    }
+
+    fn all(&self) -> Vec<&Sidecar> {
+        self.sidecars.iter().collect()
+    }
+
+    async fn metric(&self, series: &str) -> u64 {
+        let mut sum = 0;
+        for sidecar in &self.sidecars {
+            sum += sidecar.metric(series).await;
+        }
+        sum
+    }
+}
+
+/// Panics unless this happened to a message, and nothing else.
+fn happened(answer: &Answer, written: u64, held: u64) {
+    let said: Value = answer.json().expect("an answer");
+    assert_eq!(said, serde_json::json!({"written": written, "held": held}));
+}
+
+/// Panics unless a request was refused like this; what is said to be right.
+fn refused(answer: &Answer, status: u16, title: &str) -> String {
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    assert_eq!(answer.status.as_u16(), status, "{body}");
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    let problem: Value = serde_json::from_str(&body).expect("a problem");
+    assert_eq!((&problem["status"], &problem["title"]), (&Value::from(status), &Value::from(title)), "{body}");
+    problem["detail"].as_str().expect("a detail").to_owned()
+}

@@ -1,0 +1,180 @@
+//! Messages while keys move: each arrives once, in order, or is held.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use harness::client::Client;
+use harness::crowd::Habit;
+use harness::http::Http;
+use harness::wait::equal;
+use harness::{Crowd, until};
+use http::Method;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{Pool, happened};
+
+/// Senders beside every sidecar. Each has keys of its own, so that what it sends to one has an order.
+struct Senders {
+    tasks: JoinSet<Sent>,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
+}
+
+/// By key: what a sender was told that it has sent, in order.
+type Sent = BTreeMap<String, Vec<String>>;
+
+/// Tasks beside each sidecar.
+const TASKS: usize = 4;
+
+impl Senders {
+    fn start(pool: &Pool, keys: usize) -> Self {
+        let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let mut tasks = JoinSet::new();
+        for sidecar in &pool.sidecars {
+            for task in 0..TASKS {
+                let (name, api) = (format!("{}{task}", sidecar.name), sidecar.api.expect("a local API"));
+                tasks.spawn(send(name, api, keys, Arc::clone(&stop), Arc::clone(&sent)));
+            }
+        }
+        Self { tasks, stop, sent }
+    }
+
+    /// Waits until so many messages more have been sent.
+    async fn more(&self, count: usize) {
+        let before = self.sent.load(Ordering::Relaxed);
+        until("more messages have been sent", async || match self.sent.load(Ordering::Relaxed) - before {
+            sent if sent >= count => Ok(()),
+            sent => Err(format!("{sent} of {count}")),
+        })
+        .await;
+    }
+
+    /// Stops them; what they have sent, by key and sender.
+    async fn stop(mut self) -> BTreeMap<String, Vec<Vec<String>>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+        while let Some(sent) = self.tasks.join_next().await {
+            for (key, texts) in sent.expect("a sender without doubts") {
+                all.entry(key).or_default().push(texts);
+            }
+        }
+        all
+    }
+}
+
+async fn send(name: String, api: SocketAddr, keys: usize, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) -> Sent {
+    let http = Http::default();
+    let mut sent = Sent::new();
+    while !stop.load(Ordering::Relaxed) {
+        let key = format!("user-{}", rand::random_range(0..keys));
+        let texts = sent.entry(key.clone()).or_default();
+        let text = format!("{name}:{}", texts.len());
+        let path = format!("/v1/keys/{key}/messages");
+        let answer = http.send_with(&[("content-type", "text/plain")], Method::POST, api, &path, text.clone()).await;
+        let said: Value = answer.and_then(|answer| answer.json()).unwrap_or_else(|error| panic!("{key}: {error}"));
+        // Every client is there, or on its way.
+        let once = [serde_json::json!({"written": 1, "held": 0}), serde_json::json!({"written": 0, "held": 1})];
+        assert!(once.contains(&said), "{text} to {key}: {said}");
+        texts.push(text);
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    sent
+}
+
+/// Waits until each client has heard all that was sent to it; panics unless it has heard nothing else, each once, and
+/// each sender's in order.
+async fn heard_exactly(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec<String>>>) {
+    until("everything has arrived", async || {
+        let lives = crowd.lives();
+        let expected: usize = sent.values().flatten().map(Vec::len).sum();
+        let heard: usize = lives.iter().map(|life| life.heard.len()).sum();
+        if heard >= expected { Ok(()) } else { Err(format!("{heard} of {expected}")) }
+    })
+    .await;
+    for life in crowd.lives() {
+        let sent = sent.get(&life.key).map(Vec::as_slice).unwrap_or_default();
+        let mut heard: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for text in &life.heard {
+            heard.entry(text.split(':').next().expect("a sender")).or_default().push(text.clone());
+        }
+        let mut senders: Vec<&Vec<String>> = sent.iter().filter(|texts| !texts.is_empty()).collect();
+        senders.sort();
+        let mut heard: Vec<&Vec<String>> = heard.values().collect();
+        heard.sort();
+        assert_eq!(heard, senders, "{}", life.key);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_to_a_thousand_keys_arrive_once_and_in_order_before_during_and_after_a_scale_up() {
+    const KEYS: usize = 1_000;
+    let mut pool = Pool::new(&["a", "b", "c"], 2).await;
+    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
+    let mut crowd = Crowd::default();
+    crowd.join_users(KEYS, &entries).await;
+    let senders = Senders::start(&pool, KEYS);
+    senders.more(1_000).await;
+    pool.give(&[0, 1, 2]).await;
+    pool.plan.move_all(&[&pool.sidecars[0], &pool.sidecars[1]], 40).await;
+    crowd.at_home(|key| pool.plan.owner(key)).await;
+    senders.more(1_000).await;
+    let sent = senders.stop().await;
+    heard_exactly(&crowd, &sent).await;
+    assert!(crowd.breaks() > 200, "a third of the keys has moved");
+    let held = pool.metric("wspool_messages_total{outcome=\"held\"}").await;
+    assert!(held > 0, "no message met a client on its way");
+    assert_eq!(pool.metric("wspool_messages_total{outcome=\"returned\"}").await, held);
+    assert_eq!(pool.metric("wspool_held_messages").await, 0);
+}
+
+#[tokio::test]
+async fn a_message_for_a_client_that_is_away_is_held_until_it_returns() {
+    let mut pool = Pool::new(&["a", "b"], 1).await;
+    let [a, b] = [&pool.sidecars[0], &pool.sidecars[1]].map(|sidecar| sidecar.listen);
+    let mut after = pool.plan.clone();
+    after.hold(&[(0, &pool.sidecars[0]), (1, &pool.sidecars[1])]);
+    let key = after.keys_of(&pool.sidecars[1], 1).remove(0);
+    let mut client = Client::connect(a, &key).await;
+    pool.give(&[0, 1]).await;
+    happened(&pool.sidecars[1].send_to(&key, "before").await, 1, 0);
+    assert_eq!(client.hear().await, Message::text("before"));
+    pool.plan.move_all(&[&pool.sidecars[0]], 1).await;
+    client.goodbye().await;
+    happened(&pool.sidecars[0].send_to(&key, "one").await, 0, 1);
+    happened(&pool.sidecars[1].send_to(&key, "two").await, 0, 1);
+    assert_eq!(pool.metric("wspool_held_messages").await, 2);
+    // The key moves on to where it came from: what is held goes with it.
+    pool.give(&[0]).await;
+    happened(&pool.sidecars[1].send_to(&key, "three").await, 0, 1);
+    let mut client = Client::connect(b, &key).await;
+    assert_eq!(client.server, "a");
+    let heard = [client.hear().await, client.hear().await, client.hear().await];
+    assert_eq!(heard, ["one", "two", "three"].map(Message::text));
+    happened(&pool.sidecars[1].send_to(&key, "after").await, 1, 0);
+    assert_eq!(client.hear().await, Message::text("after"));
+}
+
+#[tokio::test]
+async fn a_held_message_whose_client_does_not_return_is_dropped_and_counted() {
+    let mut pool = Pool::new(&["a", "b"], 1).await;
+    let mut after = pool.plan.clone();
+    after.hold(&[(0, &pool.sidecars[0]), (1, &pool.sidecars[1])]);
+    let key = after.keys_of(&pool.sidecars[1], 1).remove(0);
+    let mut crowd = Crowd::default();
+    crowd.join_with(&key, &[pool.sidecars[0].listen], Habit::StaysAway);
+    crowd.settled().await;
+    pool.give(&[0, 1]).await;
+    pool.plan.move_all(&[&pool.sidecars[0]], 1).await;
+    happened(&pool.sidecars[0].send_to(&key, "lost").await, 0, 1);
+    until("it is given up", async || {
+        equal(&pool.metric("wspool_messages_dropped_total{reason=\"expired\"}").await, &1)
+    })
+    .await;
+    assert_eq!(pool.metric("wspool_held_messages").await, 0);
+    let mut late = Client::connect(pool.sidecars[0].listen, &key).await;
+    late.check().await;
+}
