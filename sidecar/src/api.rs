@@ -130,10 +130,11 @@ impl From<Peer> for Server {
         (status = 400, description = "Not a key, or not a message", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The keys of this pool prove nothing", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The connections of this pool have no keys", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 413, description = "The message is too long", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 415, description = "Neither text nor octets", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 429, description = "More than the key's connections take", body = openapi::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Nobody could be given the message", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Nobody could be given the message: no server, none that can be reached, none that knows yet where the key is, or too many messages are on their way", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 504, description = "The message may have been written", body = openapi::Problem, content_type = "application/problem+json"),
     )
 )]
@@ -291,6 +292,7 @@ fn unsent(unsent: Unsent) -> Refusal {
         Unsent::Unanswered => (StatusCode::GATEWAY_TIMEOUT, "unanswered"),
         Unsent::TooFast => (StatusCode::TOO_MANY_REQUESTS, "too-fast"),
         Unsent::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+        Unsent::Keyless => (StatusCode::CONFLICT, "keyless"),
         Unsent::Unsettled => (StatusCode::SERVICE_UNAVAILABLE, "unsettled"),
     };
     Refusal(status, title, unsent.to_string())

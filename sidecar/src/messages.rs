@@ -77,6 +77,12 @@ pub enum Unsent {
     /// The owner cannot be reached, nor who stands in for it.
     #[error("the server of this key cannot be reached; nothing was sent")]
     Unreachable,
+    /// Connections have no keys.
+    #[error(
+        "the connections of this pool have no keys (spec.placement.strategy is LeastConnections); send to all of them, or \
+         use the strategy ConsistentHash"
+    )]
+    Keyless,
     /// The sidecars do not agree on the owner.
     #[error("the servers of this pool do not agree yet where this key is; nothing was sent. Try again in a moment")]
     Unsettled,
@@ -104,7 +110,11 @@ impl Messages {
 
 /// Sends a message to every connection of a key.
 pub async fn send(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Result<Delivered, Unsent> {
-    check_trust(&sidecar.view())?;
+    let view = sidecar.view();
+    if view.by_load() {
+        return Err(Unsent::Keyless);
+    }
+    check_trust(&view)?;
     let turn = sidecar.messages.lanes.enter(key).ok_or(Unsent::TooFast)?;
     let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
     Route { sidecar, key, message, began: Instant::now() }.follow().await
@@ -153,7 +163,7 @@ impl Route<'_> {
         let mut total = Delivered::default();
         let Some(standing) = view.standing(self.key) else {
             let role = Role::Owner { away: 0, left: HOLD };
-            return Ok(deliver(self.sidecar, self.key, self.message, role).await);
+            return deliver(self.sidecar, self.key, self.message, role).await.map_err(|Unsettled| Unsent::Unsettled);
         };
         let mut owner = standing.owner.ok_or(Unsent::NoHolder)?;
         // This sidecar never claims from itself, but it may have the key still, or hold messages for it that go first.
@@ -163,7 +173,7 @@ impl Route<'_> {
         // By who has told them to go: one that is asked again knows better.
         let mut away: HashMap<String, u32> = HashMap::new();
         let mut newest = view.version().epoch;
-        while self.began.elapsed() < UNSETTLED {
+        'asking: while self.began.elapsed() < UNSETTLED {
             previous.retain(|peer| peer.uid != owner.uid && asked.iter().all(|it| it.uid != peer.uid));
             // One that cannot be reached has crashed, or is cut off: its clients come back elsewhere.
             for (peer, answer) in
@@ -176,6 +186,7 @@ impl Route<'_> {
                     }
                     Err(PeerError::Unanswered(_)) => return Err(Unsent::Unanswered),
                     Err(PeerError::Busy) => return Err(Unsent::Overloaded),
+                    Err(PeerError::Unsettled) => break 'asking,
                     Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => {}
                 }
             }
@@ -189,6 +200,7 @@ impl Route<'_> {
                 Ok(answer) => answer,
                 Err(PeerError::Unanswered(_)) => return Err(Unsent::Unanswered),
                 Err(PeerError::Busy) => return Err(Unsent::Overloaded),
+                Err(PeerError::Unsettled) => break,
                 Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => self.ask_next_best(&view, &owner).await?,
             };
             add(&mut total, &answer);
@@ -221,7 +233,8 @@ impl Route<'_> {
 
     async fn ask(&self, peer: &Peer, role: Role) -> Result<Delivered, PeerError> {
         if peer.uid == self.sidecar.config.uid {
-            return Ok(deliver(self.sidecar, self.key, self.message, role).await);
+            let here = deliver(self.sidecar, self.key, self.message, role).await;
+            return here.map_err(|Unsettled| PeerError::Unsettled);
         }
         self.sidecar.peers.deliver(peer, self.key, self.message, role).await
     }
@@ -242,8 +255,13 @@ impl Route<'_> {
     }
 }
 
+/// What is known of a key here was about to change for longer than a message waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this key is being claimed")]
+pub struct Unsettled;
+
 /// Gives a message to the connections of a key that are here, and holds it for those on their way.
-pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role) -> Delivered {
+pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role) -> Result<Delivered, Unsettled> {
     let until = Instant::now() + BUSY;
     let mut delivered = Delivered::default();
     loop {
@@ -254,7 +272,10 @@ pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role
             let mut registry = sidecar.registry();
             (registry.post(key, message, role, Instant::now()), registry.view().version().epoch)
         };
-        if posted.busy && Instant::now() < until {
+        if posted.busy {
+            if Instant::now() >= until {
+                return Err(Unsettled);
+            }
             sidecar.messages.misplaced.notify_one();
             // Whatever woke us, the key is looked at once more.
             let _ = tokio::time::timeout_at(until.into(), released).await;
@@ -275,7 +296,7 @@ pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role
         delivered.away = posted.away + fates.moved;
         delivered.owner = posted.owner;
         delivered.previous = posted.previous;
-        return delivered;
+        return Ok(delivered);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -88,9 +88,12 @@ pub enum PeerError {
     /// As much is on its way to it as may be.
     #[error("has as many messages on their way to it as it may")]
     Busy,
+    /// What it knows of the key is about to change, for longer than a message waits.
+    #[error("does not know yet where the key is")]
+    Unsettled,
     /// It answered, but not what was asked.
     #[error("refused with {0}")]
-    Refused(http::StatusCode),
+    Refused(StatusCode),
 }
 
 impl Peers {
@@ -128,7 +131,11 @@ impl Peers {
         let _room = self.room(peer).await?;
         let path = format!("{MESSAGES}?{}", Errand { kind: message.kind(), role }.to_query());
         let asked = Asked { method: Method::POST, path: &path, key: Some(key), body: message.payload() };
-        read(&self.send(peer, asked, 2 * CLAIM_TIMEOUT + SLOW).await?)
+        match self.send(peer, asked, 2 * CLAIM_TIMEOUT + SLOW).await {
+            Err(PeerError::Refused(StatusCode::TOO_MANY_REQUESTS)) => Err(PeerError::Busy),
+            Err(PeerError::Refused(StatusCode::CONFLICT)) => Err(PeerError::Unsettled),
+            answer => read(&answer?),
+        }
     }
 
     /// Gives a peer a message for everybody.

@@ -332,11 +332,14 @@ async fn answer_message(sidecar: &Sidecar, request: Request<Incoming>, key: Opti
     };
     let size = request.body().size_hint().upper().and_then(|size| size.try_into().ok()).unwrap_or(message::LARGEST);
     let Ok(_room) = sidecar.messages.room(size).await else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "too many messages are on their way here");
+        return text(StatusCode::TOO_MANY_REQUESTS, "too many messages are on their way here");
     };
-    match read_message(request, kind).await {
-        Some(message) => json(StatusCode::OK, &messages::deliver(sidecar, &key, &message, role).await),
-        None => text(StatusCode::BAD_REQUEST, "not a message"),
+    let Some(message) = read_message(request, kind).await else {
+        return text(StatusCode::BAD_REQUEST, "not a message");
+    };
+    match messages::deliver(sidecar, &key, &message, role).await {
+        Ok(delivered) => json(StatusCode::OK, &delivered),
+        Err(unsettled) => text(StatusCode::CONFLICT, &unsettled.to_string()),
     }
 }
 

@@ -79,7 +79,7 @@ async fn holder_of(sidecar: &Arc<Sidecar>, key: &str) -> Result<Peer, Refusal> {
             Err(PeerError::Refused(StatusCode::SERVICE_UNAVAILABLE)) => return Err(Refusal::StillLeaving),
             // It is of another placement; or, older than this one, it does not know the question.
             Err(PeerError::Refused(_)) => tokio::time::sleep(PLACEMENT_WAIT).await,
-            Err(PeerError::Unreachable(_) | PeerError::Unanswered(_) | PeerError::Busy) => {
+            Err(PeerError::Unreachable(_) | PeerError::Unanswered(_) | PeerError::Busy | PeerError::Unsettled) => {
                 return next_best(sidecar, &view, key);
             }
         }

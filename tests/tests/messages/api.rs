@@ -1,5 +1,7 @@
 //! What the local API takes and answers, and where a message stands in a connection's stream.
 
+use std::time::Duration;
+
 use harness::frames::{frame, opcode, plain};
 use harness::{App, Backend, Client, Guestbook, Plan, Sidecar, until};
 use http::Method;
@@ -78,13 +80,22 @@ async fn a_message_waits_for_the_end_of_the_apps_own() {
         let second = frame(false, opcode::CONTINUATION, b"two ", false);
         server.send(&second).await;
         assert_eq!(client.exactly(second.len()).await, second, "nothing comes between fragments");
+        // Time for ours to come in. Without it the test shows less, and passes.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         // The last fragment and another message, of which only half is there yet.
         let (last, next) = (frame(true, opcode::CONTINUATION, b"three", false), plain(opcode::BINARY, b"whole"));
         server.send([&last[..], &next[..4]].concat()).await;
         let ours = plain(opcode::TEXT, b"ours");
-        assert_eq!(client.exactly(last.len() + ours.len()).await, [&last[..], &ours].concat());
-        server.send(&next[4..]).await;
-        assert_eq!(client.exactly(next.len()).await, next);
+        assert_eq!(client.exactly(last.len()).await, last);
+        let begun = client.exactly(4).await;
+        if begun == next[..4] {
+            server.send(&next[4..]).await;
+            assert_eq!(client.exactly(next.len() - 4 + ours.len()).await, [&next[4..], &ours].concat());
+        } else {
+            assert_eq!([begun, client.exactly(ours.len() - 4).await].concat(), ours);
+            server.send(&next[4..]).await;
+            assert_eq!(client.exactly(next.len()).await, next);
+        }
     };
     let (answer, ()) = tokio::join!(sending, answering);
     happened(&answer, 1, 0);
