@@ -15,9 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use ring::agreement::HashKey;
 use ring::duration::GoDuration;
-use ring::settings::{
-    Drain, Gateway, KeySpec, Limits, Messages, Notice, OwnerUnreachable, SecretKey, Strategy, Unit,
-};
+use ring::settings::{Drain, Gateway, KeySpec, Limits, Messages, Notice, OwnerUnreachable, SecretKey, Strategy, Unit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

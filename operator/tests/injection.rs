@@ -181,10 +181,19 @@ fn a_hook_by_http_is_told_the_pods_address_only_if_it_names_no_host() {
     };
     let told = spec("httpGet: {port: 8080}");
     let variable = json!({"name": "WSPOOL_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}});
-    assert_eq!(told["containers"][0]["env"], json!([{"name": "A", "value": "b"}, variable]));
+    let env = told["containers"][0]["env"].as_array().expect("variables");
+    assert_eq!((&env[0], env.last()), (&json!({"name": "A", "value": "b"}), Some(&variable)));
     for hook in ["httpGet: {port: 8080, host: other}", "sleep: {seconds: 1}"] {
-        assert_eq!(names(&spec(hook)["containers"][0]["env"]), ["A"], "{hook}");
+        assert!(!names(&spec(hook)["containers"][0]["env"]).contains(&"WSPOOL_POD_IP"), "{hook}");
     }
+}
+
+#[test]
+fn the_app_is_told_where_the_local_api_is_unless_it_says_otherwise() {
+    let out = injected(&template("containers: [{name: app, env: [{name: WSPOOL_API_URL, value: 'http://own'}]}]"));
+    let env = pod_spec(&out)["containers"][0]["env"].clone();
+    let token = json!({"name": "WSPOOL_API_TOKEN_FILE", "value": "/wspool/bin/api-token"});
+    assert_eq!(env, json!([{"name": "WSPOOL_API_URL", "value": "http://own"}, token]));
 }
 
 #[test]
@@ -423,7 +432,9 @@ fn what_a_user_wrote_stays_as_it_was_written() {
 # One server.
 containers:
 - name: 'app'   # the app
-  env: [{name: A, value: 'yes'}, {name: B, value: \"0644\"}]
+  env:
+  - {name: A, value: 'yes'}
+  - {name: B, value: \"0644\"}
   args:
   - |
     several

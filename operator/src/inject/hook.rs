@@ -1,4 +1,5 @@
-//! The preStop hook that holds a container until its pod is drained, and then does what the hook before it did.
+//! What a container of the app gets: the preStop hook that holds it until its pod is drained and then does what the hook
+//! before it did, and where the sidecar's local API is.
 
 use std::time::Duration;
 
@@ -35,11 +36,10 @@ pub(super) fn hold(edits: &mut Edits, path: &str, container: &Container, drain: 
         ..VolumeMount::default()
     };
     edits.append(&format!("{path}/volumeMounts"), container.volume_mounts.as_deref(), &[bin]);
-    let has_pod_ip = container.env.iter().flatten().any(|variable| variable.name == POD_IP);
-    if before.is_some_and(needs_pod_ip) && !has_pod_ip {
-        let pod_ip: EnvVar = sidecar::downward(POD_IP, "status.podIP");
-        edits.append(&format!("{path}/env"), container.env.as_deref(), &[pod_ip]);
-    }
+    let mut variables = sidecar::api_variables().to_vec();
+    variables.extend(before.is_some_and(needs_pod_ip).then(|| sidecar::downward(POD_IP, "status.podIP")));
+    variables.retain(|new: &EnvVar| container.env.iter().flatten().all(|present| present.name != new.name));
+    edits.append(&format!("{path}/env"), container.env.as_deref(), &variables);
     Ok(())
 }
 

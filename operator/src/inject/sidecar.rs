@@ -94,29 +94,32 @@ pub(super) fn pool_of(spec: &PodSpec) -> Option<&str> {
 }
 
 pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resources: Option<Resources>) -> Container {
-    let behind = match behind {
-        Behind::App(port) => variable("WSPOOL_UPSTREAM", format!("$(POD_IP):{port}")),
-        Behind::Nothing => variable("WSPOOL_ROLE", "router"),
+    let mut behind = match behind {
+        Behind::App(port) => {
+            vec![variable("WSPOOL_UPSTREAM", format!("$(POD_IP):{port}")), variable("WSPOOL_API", api_address())]
+        }
+        Behind::Nothing => vec![variable("WSPOOL_ROLE", "router")],
     };
+    let mut env = vec![
+        downward("POD_IP", "status.podIP"),
+        downward("WSPOOL_POD_UID", "metadata.uid"),
+        variable("WSPOOL_LISTEN", format!("0.0.0.0:{}", port::CLIENTS)),
+        variable("WSPOOL_ADVERTISE", format!("$(POD_IP):{}", port::CLIENTS)),
+        variable("WSPOOL_CONTROL", format!("0.0.0.0:{}", port::CONTROL)),
+        variable("WSPOOL_CONTROL_KEYS", format!("{PLACEMENT}/control.pem")),
+        variable("WSPOOL_PEER_KEYS", format!("{PEERS}/keys")),
+        variable("WSPOOL_JWKS", JWKS),
+        variable("WSPOOL_METRICS", format!("0.0.0.0:{}", port::METRICS)),
+        variable("WSPOOL_PLACEMENT", format!("{PLACEMENT}/placement.json.gz")),
+        variable("WSPOOL_STATE_DIR", STATE),
+        variable("WSPOOL_INSTALL", BIN),
+    ];
+    env.append(&mut behind);
     Container {
         name: SIDECAR.to_owned(),
         image: Some(sidecar.image.clone()),
         restart_policy: Some("Always".to_owned()),
-        env: Some(vec![
-            downward("POD_IP", "status.podIP"),
-            downward("WSPOOL_POD_UID", "metadata.uid"),
-            variable("WSPOOL_LISTEN", format!("0.0.0.0:{}", port::CLIENTS)),
-            variable("WSPOOL_ADVERTISE", format!("$(POD_IP):{}", port::CLIENTS)),
-            behind,
-            variable("WSPOOL_CONTROL", format!("0.0.0.0:{}", port::CONTROL)),
-            variable("WSPOOL_CONTROL_KEYS", format!("{PLACEMENT}/control.pem")),
-            variable("WSPOOL_PEER_KEYS", format!("{PEERS}/keys")),
-            variable("WSPOOL_JWKS", JWKS),
-            variable("WSPOOL_METRICS", format!("0.0.0.0:{}", port::METRICS)),
-            variable("WSPOOL_PLACEMENT", format!("{PLACEMENT}/placement.json.gz")),
-            variable("WSPOOL_STATE_DIR", STATE),
-            variable("WSPOOL_INSTALL", BIN),
-        ]),
+        env: Some(env),
         ports: Some(vec![
             named_port("wspool", port::CLIENTS),
             named_port("wspool-control", port::CONTROL),
@@ -137,6 +140,18 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resou
         ]),
         ..Container::default()
     }
+}
+
+/// What tells the app where the local API is, and what to prove itself with.
+pub(super) fn api_variables() -> [EnvVar; 2] {
+    [
+        variable("WSPOOL_API_URL", format!("http://{}", api_address())),
+        variable("WSPOOL_API_TOKEN_FILE", format!("{BIN}/api-token")),
+    ]
+}
+
+fn api_address() -> String {
+    format!("127.0.0.1:{}", port::API)
 }
 
 pub(super) fn volumes(pool: &str) -> [Volume; 5] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use harness::frames::{frame, opcode, plain};
 use harness::{App, Backend, Client, Guestbook, Plan, Sidecar, until};
 use http::Method;
-use ring::settings::{Messages, Settings};
+use ring::settings::{Messages, Settings, Strategy};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
@@ -16,10 +16,14 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A sidecar whose app is played by hand, and which sends messages to whoever is there.
 async fn by_hand() -> (Backend, Sidecar) {
+    by_hand_with(Settings::default()).await
+}
+
+async fn by_hand_with(settings: Settings) -> (Backend, Sidecar) {
     let app = Backend::start().await;
     let sidecar = Sidecar::named("a").upstream(app.address).with_api().start().await;
     let messages = Messages { allow_unverified: true };
-    let mut plan = Plan::with(Settings { messages, ..Settings::default() });
+    let mut plan = Plan::with(Settings { messages, ..settings });
     plan.hold(&[(0, &sidecar)]);
     plan.publish(&[&sidecar]).await;
     (app, sidecar)
@@ -123,6 +127,17 @@ async fn a_connection_that_cannot_bear_a_message_gets_none() {
     assert_eq!((&said["written"], &said["dropped"]), (&Value::from(0), &Value::from(1)));
     assert_eq!(sidecar.metric("wspool_messages_dropped_total{reason=\"unable\"}").await, 2);
     assert_eq!(sidecar.metric("wspool_messages_dropped_total{reason=\"gone\"}").await, 1);
+}
+
+#[tokio::test]
+async fn without_keys_everybody_gets_messages_and_nobody_one_of_a_key() {
+    let (app, sidecar) = by_hand_with(Settings { strategy: Strategy::LeastConnections, ..Settings::default() }).await;
+    let (mut client, _server) = app.ends(sidecar.listen).await;
+    let said = refused(&sidecar.send_to("ann", "hello").await, 409, "keyless");
+    assert!(said.contains("ConsistentHash"), "{said}");
+    happened(&sidecar.ask_api(&[("content-type", "text/plain")], Method::POST, "/v1/messages", "all").await, 1, 0);
+    let all = plain(opcode::TEXT, b"all");
+    assert_eq!(client.exactly(all.len()).await, all);
 }
 
 #[tokio::test]
