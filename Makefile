@@ -22,7 +22,7 @@ demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 
 
 # The tests of one crate start the binaries of others, which cargo does not know.
 test: $(NODE_MODULES) $(ENVOY) ## run every test that needs no Kubernetes
-	@.ci/needs python3 nginx haproxy
+	@.ci/needs python3 nginx haproxy redis-server
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 	python3 -m unittest discover --start-directory images

@@ -94,6 +94,7 @@ impl Fleet {
             control: Some((ip, port::CONTROL).into()),
             control_keys: Some(self.keys.control.clone()),
             jwks: None,
+            redis: None,
             peer_keys: Some(self.keys.peers.clone()),
             api: None,
             api_token_file: None,

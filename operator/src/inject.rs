@@ -55,7 +55,7 @@ use std::time::Duration;
 use json_patch::AddOperation;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use ring::settings::Drain;
+use ring::settings::{Drain, Mounted};
 use serde_json::json;
 
 use crate::pool::WebSocketPool;
@@ -86,23 +86,29 @@ const MAX_POOL_NAME: usize = 50;
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 
 /// What injection must know of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolFacts {
     /// The app's port.
     pub port: Option<u16>,
+    /// The Secret with the URL of its Redis.
+    pub redis: Option<String>,
     /// How long a drain may take.
     pub drain: Duration,
 }
 
 impl Default for PoolFacts {
     fn default() -> Self {
-        Self { port: None, drain: Drain::default().timeout.0 }
+        Self { port: None, redis: None, drain: Drain::default().timeout.0 }
     }
 }
 
 impl From<&WebSocketPool> for PoolFacts {
     fn from(pool: &WebSocketPool) -> Self {
-        Self { port: pool.spec.port, drain: pool.spec.drain.timeout.0 }
+        let redis = pool.spec.redis.as_ref().and_then(|redis| match &redis.url_from {
+            Mounted::SecretKeyRef(secret) => Some(secret.name.clone()),
+            Mounted::File(_) => None,
+        });
+        Self { port: pool.spec.port, redis, drain: pool.spec.drain.timeout.0 }
     }
 }
 
@@ -253,7 +259,7 @@ pub fn inject(
     let mut edits = Edits::default();
     let container = sidecar::container(sidecar, spec, Behind::App(app.port), resources);
     edits.append("/spec/initContainers", spec.init_containers.as_deref(), &[container]);
-    edits.append("/spec/volumes", spec.volumes.as_deref(), &sidecar::volumes(pool));
+    edits.append("/spec/volumes", spec.volumes.as_deref(), &sidecar::volumes(pool, facts.redis));
     for (index, container) in &app.held {
         hook::hold(&mut edits, &format!("/spec/containers/{index}"), container, facts.drain)?;
     }

@@ -15,7 +15,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use ring::agreement::HashKey;
 use ring::duration::GoDuration;
-use ring::settings::{Drain, Gateway, KeySpec, Limits, Messages, Notice, OwnerUnreachable, SecretKey, Strategy, Unit};
+use ring::settings::{
+    Drain, Gateway, KeySpec, Limits, Messages, Notice, OwnerUnreachable, Redis, SecretKey, Strategy, Unit,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -311,22 +313,6 @@ pub struct Autoscaling {
     /// The connections that one pod should hold, 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_per_pod: u32,
-}
-
-/// The Redis that carries messages and sessions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Redis {
-    /// Where its URL is.
-    pub url_from: UrlSource,
-}
-
-/// Where a URL is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct UrlSource {
-    /// A key of a Secret.
-    pub secret_key_ref: SecretKey,
 }
 
 /// What the operator says of a pool.

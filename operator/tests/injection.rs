@@ -197,6 +197,21 @@ fn the_app_is_told_where_the_local_api_is_unless_it_says_otherwise() {
 }
 
 #[test]
+fn the_secret_of_redis_is_the_one_that_the_pool_names() {
+    let secret = |manifest: &str| {
+        let spec = pod_spec(&injected(manifest));
+        let mut volumes = spec["volumes"].as_array().expect("volumes").iter();
+        let volume = volumes.find(|volume| volume["name"] == "wspool-redis").expect("a volume");
+        assert_eq!(volume["secret"]["optional"], true);
+        volume["secret"]["secretName"].clone()
+    };
+    let manifest = template("containers: [{name: app}]");
+    assert_eq!(secret(&manifest), "chat-redis");
+    let named = "spec: {redis: {urlFrom: {secretKeyRef: {name: shared, key: url}}}, port";
+    assert_eq!(secret(&manifest.replacen("spec: {port", named, 1)), "shared");
+}
+
+#[test]
 fn the_app_keeps_the_time_it_had_to_end() {
     for (before, after) in
         [("", 75), ("terminationGracePeriodSeconds: 10\n", 55), ("terminationGracePeriodSeconds: 0\n", 45)]
@@ -250,7 +265,7 @@ volumes:
     assert_eq!(names(&after["initContainers"]), ["mesh-init", "mesh-proxy", "wspool-sidecar"]);
     assert_eq!(
         names(&after["volumes"]),
-        ["data", "wspool-bin", "wspool-state", "wspool-placement", "wspool-peers", "wspool-jwks"]
+        ["data", "wspool-bin", "wspool-state", "wspool-placement", "wspool-peers", "wspool-jwks", "wspool-redis"]
     );
     assert_eq!(after["initContainers"][1], before["initContainers"][1]);
     assert_eq!(after["containers"][1], before["containers"][1]);

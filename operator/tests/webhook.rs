@@ -40,7 +40,7 @@ fn certificate(previous: Option<&Certificate>) -> Certificate {
 /// A webhook that knows the pool `chat` in the namespace `prod`: port 3000, a drain of 45 s.
 fn serve() -> Served {
     let pools: Pools = Arc::new(|namespace: &str, name: &str| {
-        let facts = PoolFacts { port: Some(3000), drain: Duration::from_secs(45) };
+        let facts = PoolFacts { redis: None, port: Some(3000), drain: Duration::from_secs(45) };
         (namespace == "prod" && name == "chat").then_some(facts)
     });
     let sidecar = Sidecar { image: "wspool-sidecar:test".into(), cpu: "100m".into(), memory: "128Mi".into() };
@@ -158,7 +158,7 @@ async fn a_labelled_pod_is_patched_once() {
     assert_eq!(sidecar["name"], "wspool-sidecar");
     assert_eq!(sidecar["restartPolicy"], "Always");
     assert_eq!(injected["spec"]["terminationGracePeriodSeconds"], 75);
-    assert_eq!(injected["spec"]["volumes"].as_array().map(Vec::len), Some(6));
+    assert_eq!(injected["spec"]["volumes"].as_array().map(Vec::len), Some(7));
 
     let again = served.ask(&review(&injected)).await;
     assert_eq!((&again["allowed"], &again["patch"]), (&json!(true), &Value::Null));

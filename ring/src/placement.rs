@@ -33,6 +33,19 @@ pub struct Version {
     pub epoch: u64,
 }
 
+impl Version {
+    /// A version as apps get it, `term.epoch`.
+    pub fn token(self) -> String {
+        format!("{}.{}", self.term, self.epoch)
+    }
+
+    /// A version that an app gives back.
+    pub fn from_token(token: &str) -> Option<Self> {
+        let (term, epoch) = token.split_once('.')?;
+        Some(Self { term: term.parse().ok()?, epoch: epoch.parse().ok()? })
+    }
+}
+
 impl std::fmt::Display for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "term {} epoch {}", self.term, self.epoch)

@@ -34,6 +34,42 @@ pub struct Settings {
     /// Who gets messages through the local API.
     #[serde(skip_serializing_if = "Messages::is_default")]
     pub messages: Messages,
+    /// The Redis that carries messages and sessions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
+}
+
+/// The Redis that carries messages and sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Redis {
+    /// Where its URL is: redis://, with user, password and database, rediss:// with TLS, redis-cluster:// and
+    /// redis-sentinel:// likewise. In a cluster of shards, messages are published with SPUBLISH.
+    pub url_from: Mounted,
+    /// The certificates, in PEM, of the authorities that its server's certificate is checked with. Left out, they are
+    /// the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_from: Option<Mounted>,
+    /// What the names of its channels and keys begin with, 1 to 256 bytes. Left out, it is
+    /// wspool:<namespace>/<pool>: with the pool's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
+    pub prefix: Option<String>,
+    /// Whether what is published arrives as a text message or as a binary one.
+    #[serde(default)]
+    pub messages: Published,
+}
+
+/// What published bytes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Published {
+    /// UTF-8. Anything else is dropped.
+    #[default]
+    Text,
+    /// Octets.
+    Binary,
 }
 
 /// Messages that apps send to clients through their sidecars.

@@ -250,8 +250,21 @@ pub struct Report {
     pub held_messages: u64,
     /// The same in bytes.
     pub held_bytes: u64,
+    /// How the pool's Redis fares, seen from here. `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisHealth>,
     /// How the app fares here.
     pub app: AppHealth,
+}
+
+/// Whether a sidecar hears what is published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RedisHealth {
+    /// It does.
+    Up,
+    /// It does not, for this reason.
+    Down(String),
 }
 
 /// Evidence about a destination, since the sidecar's process began.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ring::wire::{AppHealth, BreakCause, Claim, Draining, Grant, Load, Loads, Peer, Placed, Problem, Report, Told};
+use ring::wire::{
+    AppHealth, BreakCause, Claim, Draining, Grant, Load, Loads, Peer, Placed, Problem, RedisHealth, Report, Told,
+};
 use ring::{Placement, SlotId, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,6 +71,7 @@ fn a_report_keeps_its_shape() {
         breaks: BreakCause::ALL.into_iter().zip(1..).collect(),
         held_messages: 9,
         held_bytes: 900,
+        redis: Some(RedisHealth::Down("it does not answer".into())),
         app: AppHealth { accepted: 1, failed: 2, handshake_ms: 3, queued: 4 },
     };
     let json = json!({
@@ -92,6 +95,7 @@ fn a_report_keeps_its_shape() {
         "breaks": {"move": 1, "drain": 2, "entryLost": 3, "limit": 4},
         "heldMessages": 9,
         "heldBytes": 900,
+        "redis": {"down": "it does not answer"},
         "app": {"accepted": 1, "failed": 2, "handshakeMs": 3, "queued": 4},
     });
     reads_and_writes(&report, &json);

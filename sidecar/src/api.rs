@@ -5,6 +5,7 @@
 
 mod address;
 mod openapi;
+mod sessions;
 mod token;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures_util::FutureExt as _;
+use bytes::Bytes;
 use http_body::Body as _;
 use ring::notice::MessageKind;
 use ring::wire::{Delivered, Peer};
@@ -42,6 +43,7 @@ pub fn routes(sidecar: Arc<Sidecar>) -> Router {
     Router::new()
         .route("/v1/keys/{key}", get(find))
         .route("/v1/keys/{key}/messages", post(send))
+        .route("/v1/keys/{key}/session", get(sessions::get).put(sessions::put).delete(sessions::delete))
         .route("/v1/messages", post(send_to_all))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
@@ -276,24 +278,26 @@ async fn read(kind: MessageKind, body: Body) -> Result<Message, Refusal> {
         NoMessage::TooLong => Refusal(StatusCode::PAYLOAD_TOO_LARGE, "too-long", error.to_string()),
         NoMessage::NotUtf8 => Refusal(StatusCode::BAD_REQUEST, "not-utf-8", error.to_string()),
     };
-    // One byte more, so that a body that is too long is told from one that broke off.
-    let body = axum::body::to_bytes(body, LARGEST + 1).map(|read| read.map_err(|_| refuse(NoMessage::TooLong)));
-    let late = || Refusal(StatusCode::REQUEST_TIMEOUT, "late", "the body did not come in time".into());
-    let body = tokio::time::timeout(BODY_TIMEOUT, body).await.map_err(|_| late())??;
+    let body = read_body(body, LARGEST, || refuse(NoMessage::TooLong)).await?;
     Message::new(kind, &body).map_err(refuse)
+}
+
+async fn read_body(body: Body, largest: usize, too_long: impl Fn() -> Refusal) -> Result<Bytes, Refusal> {
+    let late = || Refusal(StatusCode::REQUEST_TIMEOUT, "late", "the body did not come in time".into());
+    let body = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, largest)).await.map_err(|_| late())?;
+    body.map_err(|_| too_long())
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unsent(unsent: Unsent) -> Refusal {
-    let (status, title) = match unsent {
-        Unsent::Unverified => (StatusCode::FORBIDDEN, "unverified"),
-        Unsent::NoHolder => (StatusCode::SERVICE_UNAVAILABLE, "no-holder"),
-        Unsent::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "unreachable"),
-        Unsent::Unanswered => (StatusCode::GATEWAY_TIMEOUT, "unanswered"),
-        Unsent::TooFast => (StatusCode::TOO_MANY_REQUESTS, "too-fast"),
-        Unsent::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
-        Unsent::Keyless => (StatusCode::CONFLICT, "keyless"),
-        Unsent::Unsettled => (StatusCode::SERVICE_UNAVAILABLE, "unsettled"),
+    let status = match unsent {
+        Unsent::Unverified => StatusCode::FORBIDDEN,
+        Unsent::Keyless => StatusCode::CONFLICT,
+        Unsent::TooFast => StatusCode::TOO_MANY_REQUESTS,
+        Unsent::NoHolder | Unsent::Unreachable | Unsent::Overloaded | Unsent::Unsettled => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Unsent::Unanswered => StatusCode::GATEWAY_TIMEOUT,
     };
-    Refusal(status, title, unsent.to_string())
+    Refusal(status, unsent.label(), unsent.to_string())
 }

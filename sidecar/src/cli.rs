@@ -55,6 +55,9 @@ pub struct Args {
     /// The folder of the Secret in which key.jwt of a pool names keys (jwksFrom, caFrom).
     #[arg(long, env = "WSPOOL_JWKS", value_name = "DIR")]
     pub jwks: Option<PathBuf>,
+    /// The folder of the Secret in which redis of a pool names its URL (urlFrom, caFrom).
+    #[arg(long, env = "WSPOOL_REDIS", value_name = "FOLDER")]
+    pub redis: Option<PathBuf>,
     /// The local API, for the app: an address on loopback, or unix:/PATH. Without it there is none.
     #[arg(long, env = "WSPOOL_API", value_name = "HOST:PORT|unix:/PATH")]
     pub api: Option<String>,
@@ -117,6 +120,8 @@ pub struct Config {
     pub peer_keys: Option<PathBuf>,
     /// Where the Secret is with the keys of tokens.
     pub jwks: Option<PathBuf>,
+    /// Where the Secret with the URL of the pool's Redis is mounted.
+    pub redis: Option<PathBuf>,
     /// The local API.
     pub api: Option<ApiAddress>,
     /// Its tokens.
@@ -250,6 +255,7 @@ impl Args {
             control_keys: self.control_keys,
             peer_keys: self.peer_keys,
             jwks: self.jwks,
+            redis: self.redis,
             api,
             api_token_file: self.api_token_file,
             metrics,

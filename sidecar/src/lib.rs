@@ -25,7 +25,7 @@
 //! | [`grants`], [`drain`], [`evictor`], [`revival`] | when connections must leave, how fast, and when no longer |
 //! | [`handshakes`], [`idle`] | limits |
 //! | [`peers`] | other sidecars |
-//! | [`api`], [`messages`], [`message`] | the app's side: messages to clients at any sidecar |
+//! | [`api`], [`messages`], [`message`], [`redis`] | the app's side: messages to clients at any sidecar, sessions |
 //! | [`control`], [`placements`], [`metrics`], [`problem`] | the operator's side, and errors as both sides get them |
 //! | [`auth`] | who is believed |
 //! | [`prestop`] | the app container's hook |
@@ -58,12 +58,14 @@ pub mod plain;
 pub mod prestop;
 pub mod problem;
 pub mod process;
+pub mod redis;
 pub mod registry;
 pub mod relay;
 pub mod response;
 pub mod revival;
 pub mod server;
 pub mod sidecar;
+pub mod tls;
 pub mod token;
 pub mod upgrade;
 pub mod view;

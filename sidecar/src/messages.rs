@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use ring::settings::{OwnerUnreachable, Trust, Unit};
 use ring::wire::{Connected, Delivered, Peer};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use self::errand::{Errand, broadcast_kind, kind_name};
 use self::lane::Lanes;
@@ -51,14 +51,14 @@ const OVERHEAD: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct Messages {
     lanes: Lanes,
-    intake: Semaphore,
+    intake: Arc<Semaphore>,
     /// Wakes whoever passes held messages on.
     pub misplaced: Notify,
 }
 
 impl Default for Messages {
     fn default() -> Self {
-        Self { lanes: Lanes::default(), intake: Semaphore::new(INTAKE), misplaced: Notify::new() }
+        Self { lanes: Lanes::default(), intake: Arc::new(Semaphore::new(INTAKE)), misplaced: Notify::new() }
     }
 }
 
@@ -97,11 +97,27 @@ pub enum Unsent {
     Overloaded,
 }
 
+impl Unsent {
+    /// Its name, in answers and in metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Unverified => "unverified",
+            Self::NoHolder => "no-holder",
+            Self::Unreachable => "unreachable",
+            Self::Keyless => "keyless",
+            Self::Unsettled => "unsettled",
+            Self::Unanswered => "unanswered",
+            Self::TooFast => "too-fast",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
 impl Messages {
     /// Room for a message of so many bytes at most, for as long as it is on its way.
-    pub async fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Unsent> {
+    pub async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Unsent> {
         let bytes = u32::try_from(bytes.clamp(OVERHEAD, LARGEST + OVERHEAD)).unwrap_or(u32::MAX);
-        match tokio::time::timeout(BUSY, self.intake.acquire_many(bytes)).await {
+        match tokio::time::timeout(BUSY, Arc::clone(&self.intake).acquire_many_owned(bytes)).await {
             Ok(Ok(room)) => Ok(room),
             Ok(Err(_)) | Err(_) => Err(Unsent::Overloaded),
         }
@@ -118,6 +134,26 @@ pub async fn send(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Resul
     let turn = sidecar.messages.lanes.enter(key).ok_or(Unsent::TooFast)?;
     let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
     Route { sidecar, key, message, began: Instant::now() }.follow().await
+}
+
+/// Takes what was published for a key: writes it to its connections here. What those miss that have been told to go is
+/// held by the key's next owner, until it hears by itself.
+pub async fn hear(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Result<(), Unsent> {
+    let turn = sidecar.messages.lanes.enter(key).ok_or(Unsent::TooFast)?;
+    let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
+    let view = sidecar.view();
+    let owner = view.standing(key).filter(|standing| !standing.mine).and_then(|standing| standing.owner);
+    let role = if owner.is_none() { Role::Owner { away: 0, left: HOLD } } else { Role::Previous };
+    let here = deliver(sidecar, key, message, role).await.map_err(|Unsettled| Unsent::Unsettled)?;
+    let Some(owner) = owner.filter(|_| here.away > 0) else { return Ok(()) };
+    let role = Role::Heir { away: here.away, left: HOLD };
+    match sidecar.peers.deliver(&owner, key, message, role).await {
+        Ok(_) => Ok(()),
+        Err(PeerError::Unanswered(_)) => Err(Unsent::Unanswered),
+        Err(PeerError::Busy) => Err(Unsent::Overloaded),
+        Err(PeerError::Unsettled) => Err(Unsent::Unsettled),
+        Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => Err(Unsent::Unreachable),
+    }
 }
 
 /// Sends a message to every connection of the pool. Also says how many sidecars could not be reached.
@@ -137,7 +173,8 @@ pub async fn send_to_all(sidecar: &Arc<Sidecar>, message: &Message) -> Result<(D
     Ok((total, unreachable))
 }
 
-fn check_trust(view: &View) -> Result<(), Unsent> {
+/// Whether anybody in the pool may get messages.
+pub fn check_trust(view: &View) -> Result<(), Unsent> {
     let settings = view.settings();
     let nobody = settings.key.trust == Trust::Routing && !settings.messages.allow_unverified;
     if nobody { Err(Unsent::Unverified) } else { Ok(()) }

@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use ring::wire::{AppHealth, BreakCause, Report};
+use ring::wire::{AppHealth, BreakCause, RedisHealth, Report};
 
 /// Counters that the code raises, and gauges that are read off a [`Report`] at each scrape.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub struct Metrics {
     messages_dropped: Family<Reason, Counter>,
     held_messages: Gauge,
     held_bytes: Gauge,
+    redis_up: Gauge,
+    redis_channels: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -170,6 +172,8 @@ impl Default for Metrics {
                 Family::default()
             ),
             held_messages: register!("held_messages", "Messages for clients on their way here", Gauge::default()),
+            redis_up: register!("redis_up", "Whether what is published in Redis is heard here", Gauge::default()),
+            redis_channels: register!("redis_channels", "Channels in Redis that are listened to", Gauge::default()),
             held_bytes,
             registry,
         }
@@ -241,6 +245,11 @@ impl Metrics {
         self.messages.get_or_create(&Outcome { outcome: "held" }).inc_by(connections.into());
     }
 
+    /// So many channels are listened to.
+    pub fn redis_channels(&self, channels: usize) {
+        self.redis_channels.set(i64::try_from(channels).unwrap_or(i64::MAX));
+    }
+
     /// So many held messages went to a connection that arrived.
     pub fn messages_returned(&self, messages: u64) {
         self.messages.get_or_create(&Outcome { outcome: "returned" }).inc_by(messages);
@@ -271,6 +280,7 @@ impl Metrics {
         self.moved.set(gauge(report.moved));
         self.leaving.set(gauge(report.in_flight));
         self.held_messages.set(gauge(report.held_messages));
+        self.redis_up.set(i64::from(report.redis == Some(RedisHealth::Up)));
         self.held_bytes.set(gauge(report.held_bytes));
         self.epoch.set(gauge(report.version.epoch));
         self.term.set(gauge(report.version.term));

@@ -129,9 +129,6 @@ pub fn headers_of_redirect(view: &View, owner: &Peer) -> [(&'static str, String)
 pub fn headers_for_app(view: &View) -> Vec<(&'static str, String)> {
     match &view.placement {
         None => Vec::new(),
-        Some(placement) => {
-            let version = placement.version();
-            vec![(header::EPOCH, format!("{}.{}", version.term, version.epoch))]
-        }
+        Some(placement) => vec![(header::EPOCH, placement.version().token())],
     }
 }

@@ -82,6 +82,7 @@ pub fn accept(sidecar: &Sidecar, placement: Placement) -> Result<(), Refused> {
         sidecar.peers.forgive_all();
         sidecar.evictions.notify_one();
         sidecar.jwks.wake();
+        sidecar.redis.wake();
         keep(sidecar);
     }
     Ok(())

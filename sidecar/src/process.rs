@@ -15,7 +15,7 @@ use crate::api::{self, ApiAddress, ApiListener};
 use crate::cli::{Config, ConfigError};
 use crate::metrics::Metrics;
 use crate::sidecar::{Installed, Sidecar};
-use crate::{control, evictor, idle, jwks, messages, placements, prestop, revival, server};
+use crate::{control, evictor, idle, jwks, messages, placements, prestop, redis, revival, server};
 
 /// The backlog of the client port: a storm of reconnecting clients waits here rather than being refused.
 const BACKLOG: i32 = 4096;
@@ -70,9 +70,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         let mut workers: Vec<_> = (0..sidecar.config.workers)
             .map(|_| worker(Arc::clone(&sidecar), listener.try_clone()?, stopped.clone()))
             .collect::<Result<_, Error>>()?;
-        if let Some(api) = api {
-            workers.push(api_worker(Arc::clone(&sidecar), api, stopped.clone())?);
-        }
+        workers.push(app_worker(Arc::clone(&sidecar), api, stopped.clone())?);
         drop(listener);
         tracing::info!(
             listen = %sidecar.config.listen,
@@ -154,17 +152,22 @@ fn worker(
     Ok(thread)
 }
 
-/// The local API has a thread of its own: an app that sends much delays neither connections nor the operator.
-fn api_worker(
+/// The local API and Redis have a thread of their own: apps that send much delay neither connections nor the operator.
+fn app_worker(
     sidecar: Arc<Sidecar>,
-    listener: ApiListener,
+    listener: Option<ApiListener>,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, Error> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let thread = std::thread::Builder::new().name("api".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(listener.serve(api::routes(sidecar), stop)) {
-            tracing::error!(%error, "the local API cannot be served");
-        }
+    let thread = std::thread::Builder::new().name("app".into()).spawn(move || {
+        let redis = redis::run(Arc::clone(&sidecar), stop.clone());
+        let api = async {
+            let Some(listener) = listener else { return };
+            if let Err(error) = listener.serve(api::routes(sidecar), stop).await {
+                tracing::error!(%error, "the local API cannot be served");
+            }
+        };
+        runtime.block_on(async { tokio::join!(redis, api) });
     })?;
     Ok(thread)
 }

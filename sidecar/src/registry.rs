@@ -3,6 +3,7 @@
 //! One lock guards the view of the pool together with the keys, so that "is it mine?" and "then it is counted" are one
 //! step. It is taken once when a connection begins and once when it ends, never for its bytes.
 
+mod audience;
 mod held;
 mod post;
 
@@ -17,6 +18,8 @@ use ring::wire::{BreakCause, Claim, Peer};
 use ring::{Compiled, KeyHash, SlotId};
 use slab::Slab;
 
+pub use self::audience::Audience;
+use self::audience::Changes;
 use self::held::Held;
 pub use self::held::HeldMessage;
 pub use self::post::{Misplaced, Posted, Presence, Role};
@@ -62,6 +65,8 @@ pub struct Registry {
     held_messages: Held<KeyId>,
     /// Held messages for which there was no room, by connections, since they were last asked for.
     unkept: u64,
+    /// The keys whose audience may have changed since it was last asked for.
+    changes: Changes,
 }
 
 #[derive(Debug)]
@@ -155,6 +160,7 @@ impl Registry {
             totals: Totals::default(),
             held_messages: Held::default(),
             unkept: 0,
+            changes: Changes::default(),
         }
     }
 
@@ -192,6 +198,7 @@ impl Registry {
             self.forget_if_empty(id);
         }
         self.find_moved();
+        self.changes.all();
     }
 
     /// Learns that a sidecar, perhaps this one, is draining, or no longer is.
@@ -269,6 +276,7 @@ impl Registry {
             let id = self.key_id(key);
             self.keys[id].expected += away;
             self.loose.insert(id);
+            self.changes.one(&self.keys[id].key);
         }
     }
 
@@ -286,6 +294,7 @@ impl Registry {
         }
         self.held += 1;
         self.note_moved(seat.0);
+        self.changes.one(&self.keys[seat.0].key);
         (id, self.hand_over(seat.0, id))
     }
 
@@ -524,6 +533,7 @@ impl Registry {
     fn forget_if_empty(&mut self, id: KeyId) {
         let (version, moving) = (self.view.version(), self.view.moving());
         let entry = &mut self.keys[id];
+        self.changes.one(&entry.key);
         let settled = entry.state.settle(version, moving);
         if settled || (moving && entry.expected > 0) || entry.busy > 0 || self.held_messages.has(id) {
             return;

@@ -22,6 +22,7 @@ use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::plain::Forwarder;
+use crate::redis::Redis;
 use crate::registry::Registry;
 use crate::view::View;
 
@@ -42,6 +43,8 @@ pub struct Sidecar {
     pub peer_auth: Option<Arc<PeerAuth>>,
     /// The keys that clients' tokens are checked with.
     pub jwks: Jwks,
+    /// The pool's Redis.
+    pub redis: Redis,
     /// Requests to other sidecars.
     pub peers: Peers,
     /// Plain HTTP to the app and to other sidecars.
@@ -83,6 +86,7 @@ impl Sidecar {
             hook_token: installed.hook_token,
             api_tokens: config.api_token_file.clone().or(installed.api_token_file).map(api::tokens),
             jwks: Jwks::new(config.jwks.clone()),
+            redis: Redis::new(config.redis.clone()),
             peers: Peers::new(config.uid.clone(), peer_auth.clone()),
             peer_auth,
             forwarder: Forwarder::default(),
@@ -156,6 +160,7 @@ impl Sidecar {
             breaks: totals.breaks.clone(),
             held_messages: held_messages as u64,
             held_bytes: held_bytes as u64,
+            redis: self.redis.health(),
             app,
         }
     }

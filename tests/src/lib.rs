@@ -18,6 +18,7 @@
 //! | [`control_plane`] | a real Kubernetes API, for the tests named `kubernetes_*`: `make test-api` |
 //! | [`helm`] | the chart, by the real Helm |
 //! | [`issuer`] | who signs clients' tokens, and publishes the keys |
+//! | [`redis`], [`tls`] | a real Redis; certificates |
 //! | [`http`], [`ports`], [`wait`] | requests, free ports, conditions |
 //!
 //! The apps of a test share its one thread, so that the order in which they write the guestbook is the order in which
@@ -37,7 +38,9 @@ pub mod operator;
 pub mod plan;
 pub mod ports;
 pub mod process;
+pub mod redis;
 pub mod sidecar;
+pub mod tls;
 pub mod wait;
 pub mod wire;
 

@@ -284,6 +284,21 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "spec.redis.urlFrom.secretKeyRef.name",
         "cannot be used; write the name of a Secret",
     ),
+    (
+        "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: a/b}}}}",
+        "spec.redis.urlFrom.secretKeyRef.key",
+        "cannot be used; write a key of the Secret",
+    ),
+    (
+        "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}, caFrom: {secretKeyRef: {name: ca, key: a}}}}",
+        "spec.redis.caFrom.secretKeyRef.name",
+        "is another Secret than that of urlFrom; write the same one",
+    ),
+    (
+        "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}, prefix: '{chat}:'}}",
+        "spec.redis.prefix",
+        "cannot be used; write 1 to 256 bytes without braces, for example wspool:prod/chat:",
+    ),
 ];
 
 const NAME: &str = "is not a name; write 1 to 50 of a-z, 0-9 and -, a letter first and no - at the end";
@@ -446,13 +461,14 @@ const REFUSED_IN_A_CLUSTER: &[(&str, &str)] = &[
 
 /// Accepted by the API server, and refused by the operator, which says so in the pool's conditions.
 const NOT_BUILT: &[(&str, &str)] = &[(
-    "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}}",
-    "spec.redis: a Redis is not built yet; leave it out",
+    "spec: {hashing: {seedFrom: {secretKeyRef: {name: seed, key: hex}}}}",
+    "spec.hashing.seedFrom.secretKeyRef: seed is not built yet; write file: path",
 )];
 
 /// Accepted by both: as far as every field goes, and nulls.
 const ACCEPTED: &[&str] = &[
     "metadata: {name: c}",
+    "spec: {redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}, caFrom: {secretKeyRef: {name: redis, key: ca}}}}",
     "metadata: {name: a-name-of-fifty-letters-and-dashes-is-short-enough}",
     "spec: {replicas: 1000, port: 65535, target: {apiVersion: v1, kind: ReplicationController, name: chat.v2}}",
     "spec: {key: {from: [{query: ü}, {header: X-User}, {cookie: __Host-id}, {path: '/*/{key}'}, {path: '/{key}/'}]}}",

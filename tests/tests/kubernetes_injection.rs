@@ -102,7 +102,7 @@ endpoints: [{{addresses: ['{address}'], conditions: {{ready: true}}}}]
         self.namespace.apply(&service).await.expect("the Service is accepted");
         let own = self.namespace.name().to_owned();
         let pools = Arc::new(move |namespace: &str, name: &str| {
-            let facts = PoolFacts { port: Some(3000), drain: Duration::from_secs(45) };
+            let facts = PoolFacts { redis: None, port: Some(3000), drain: Duration::from_secs(45) };
             (namespace == own && name == "chat").then_some(facts)
         });
         let (stop, stopped) = watch::channel(false);

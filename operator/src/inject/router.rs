@@ -27,7 +27,7 @@ pub fn pod(sidecar: &Sidecar, pool: &str, drain: Duration) -> PodSpec {
     container.lifecycle = Some(Lifecycle { pre_stop: Some(hook), ..Lifecycle::default() });
     PodSpec {
         containers: vec![container],
-        volumes: Some(sidecar::volumes(pool).into()),
+        volumes: Some(sidecar::volumes(pool, None)),
         termination_grace_period_seconds: Some(grace_seconds(&PodSpec::default(), drain)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),

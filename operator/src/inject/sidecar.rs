@@ -33,6 +33,7 @@ const STATE_VOLUME: &str = "wspool-state";
 const PLACEMENT_VOLUME: &str = "wspool-placement";
 const PEERS_VOLUME: &str = "wspool-peers";
 const JWKS_VOLUME: &str = "wspool-jwks";
+const REDIS_VOLUME: &str = "wspool-redis";
 /// What a pool's ConfigMap is called: the pool's name, and this.
 const PLACEMENT_SUFFIX: &str = "-placement";
 const STATE: &str = "/var/lib/wspool";
@@ -41,6 +42,9 @@ const PLACEMENT: &str = "/etc/wspool/placement";
 const PEERS_SUFFIX: &str = "-peers";
 const PEERS: &str = "/etc/wspool/peers";
 const JWKS: &str = "/etc/wspool/jwks";
+/// What the Secret of a pool's Redis is taken to be called while nobody knows the pool: its name, and this.
+const REDIS_SUFFIX: &str = "-redis";
+const REDIS: &str = "/etc/wspool/redis";
 /// The user of the image, for pods that would override it with root.
 const USER: i64 = 65_532;
 
@@ -109,6 +113,7 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resou
         variable("WSPOOL_CONTROL_KEYS", format!("{PLACEMENT}/control.pem")),
         variable("WSPOOL_PEER_KEYS", format!("{PEERS}/keys")),
         variable("WSPOOL_JWKS", JWKS),
+        variable("WSPOOL_REDIS", REDIS),
         variable("WSPOOL_METRICS", format!("0.0.0.0:{}", port::METRICS)),
         variable("WSPOOL_PLACEMENT", format!("{PLACEMENT}/placement.json.gz")),
         variable("WSPOOL_STATE_DIR", STATE),
@@ -137,6 +142,7 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resou
             VolumeMount { read_only: Some(true), ..mount(PLACEMENT_VOLUME, PLACEMENT) },
             VolumeMount { read_only: Some(true), ..mount(PEERS_VOLUME, PEERS) },
             VolumeMount { read_only: Some(true), ..mount(JWKS_VOLUME, JWKS) },
+            VolumeMount { read_only: Some(true), ..mount(REDIS_VOLUME, REDIS) },
         ]),
         ..Container::default()
     }
@@ -154,7 +160,7 @@ fn api_address() -> String {
     format!("127.0.0.1:{}", port::API)
 }
 
-pub(super) fn volumes(pool: &str) -> [Volume; 5] {
+pub(super) fn volumes(pool: &str, redis: Option<String>) -> Vec<Volume> {
     let in_memory = |name: &str, limit: &str| Volume {
         name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
@@ -169,18 +175,21 @@ pub(super) fn volumes(pool: &str) -> [Volume; 5] {
         optional: Some(true),
         ..ConfigMapVolumeSource::default()
     };
-    let secret = |suffix| SecretVolumeSource {
-        secret_name: Some(format!("{pool}{suffix}")),
+    let secret = |name: String| SecretVolumeSource {
+        secret_name: Some(name),
         optional: Some(true),
         ..SecretVolumeSource::default()
     };
-    [
+    let own = |suffix| format!("{pool}{suffix}");
+    let redis = redis.unwrap_or_else(|| own(REDIS_SUFFIX));
+    vec![
         in_memory(BIN_VOLUME, "32Mi"),
         // A placement, and room for the next one beside it: a ConfigMap holds 1 MiB, compressed.
         in_memory(STATE_VOLUME, "32Mi"),
         Volume { name: PLACEMENT_VOLUME.to_owned(), config_map: Some(placement), ..Volume::default() },
-        Volume { name: PEERS_VOLUME.to_owned(), secret: Some(secret(PEERS_SUFFIX)), ..Volume::default() },
-        Volume { name: JWKS_VOLUME.to_owned(), secret: Some(secret(JWKS_SUFFIX)), ..Volume::default() },
+        Volume { name: PEERS_VOLUME.to_owned(), secret: Some(secret(own(PEERS_SUFFIX))), ..Volume::default() },
+        Volume { name: JWKS_VOLUME.to_owned(), secret: Some(secret(own(JWKS_SUFFIX))), ..Volume::default() },
+        Volume { name: REDIS_VOLUME.to_owned(), secret: Some(secret(redis)), ..Volume::default() },
     ]
 }
 

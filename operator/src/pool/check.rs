@@ -7,7 +7,7 @@ use std::time::Duration;
 use ring::KeyHasher;
 use ring::agreement::{Agreement, HAPROXY_WEIGHTS, RING_SIZES, TABLE_SIZES, is_table_size};
 use ring::duration::GoDuration;
-use ring::settings::{self, Gateway, KeySource, KeySpec, Mounted, NoticeProtocol, SecretKey, Settings, Trust};
+use ring::settings::{self, Gateway, KeySource, KeySpec, Mounted, NoticeProtocol, Redis, SecretKey, Settings, Trust};
 
 use super::rules::{self, Span};
 use super::{
@@ -134,8 +134,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
         faults.autoscaling(autoscaling);
     }
     if let Some(redis) = &spec.redis {
-        faults.unbuilt("spec.redis", "a Redis", "leave it out");
-        faults.secret("spec.redis.urlFrom.secretKeyRef", &redis.url_from.secret_key_ref);
+        faults.redis(redis);
     }
     faults.finish(CheckedPool {
         name,
@@ -157,6 +156,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
             },
             gateway: spec.gateway.clone(),
             messages: spec.messages,
+            redis: spec.redis.clone().map(|redis| named(redis, pool)),
         },
         pace,
     })
@@ -430,12 +430,36 @@ impl Checker {
         }
     }
 
+    fn redis(&mut self, redis: &Redis) {
+        for (field, mounted) in [("urlFrom", Some(&redis.url_from)), ("caFrom", redis.ca_from.as_ref())] {
+            if let Some(Mounted::SecretKeyRef(secret)) = mounted {
+                self.secret(&format!("spec.redis.{field}.secretKeyRef"), secret);
+            }
+        }
+        if let Some(Mounted::SecretKeyRef(ca)) = &redis.ca_from {
+            let together = matches!(&redis.url_from, Mounted::SecretKeyRef(url) if url.name == ca.name);
+            self.require(together, "spec.redis.caFrom.secretKeyRef.name", &ca.name, rules::REDIS_SECRET);
+        }
+        if let Some(prefix) = &redis.prefix {
+            let good = (1..=rules::MAX_PREFIX).contains(&prefix.len()) && !prefix.contains(['{', '}']);
+            self.require(good, "spec.redis.prefix", prefix, rules::PREFIX);
+        }
+    }
+
     fn secret(&mut self, field: &str, secret: &SecretKey) {
         self.require(is_subdomain(&secret.name), &format!("{field}.name"), &secret.name, rules::SECRET);
         let good = !secret.key.is_empty()
             && secret.key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
         self.require(good, &format!("{field}.key"), &secret.key, rules::SECRET_KEY);
     }
+}
+
+/// The same with the prefix that is meant where none is written.
+fn named(redis: Redis, pool: &WebSocketPool) -> Redis {
+    let namespace = pool.metadata.namespace.as_deref().unwrap_or("default");
+    let name = pool.metadata.name.as_deref().unwrap_or_default();
+    let prefix = redis.prefix.unwrap_or_else(|| format!("wspool:{namespace}/{name}:"));
+    Redis { prefix: Some(prefix), ..redis }
 }
 
 fn is_lower_alphanumeric(byte: u8) -> bool {

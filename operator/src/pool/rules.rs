@@ -65,6 +65,10 @@ pub(super) const PARENTS: &str = "are not 1 to 32 Gateways; write for example - 
 /// Said by the API server only.
 const ONE_ROUTE: &str = "is not one way; write one of ingress and httpRoute";
 pub(super) const FEWEST: &str = "is more than maxReplicas; write at most as many";
+/// The longest prefix of a pool's names in its Redis, in bytes.
+pub(super) const MAX_PREFIX: usize = 256;
+pub(super) const PREFIX: &str = "cannot be used; write 1 to 256 bytes without braces, for example wspool:prod/chat:";
+pub(super) const REDIS_SECRET: &str = "is another Secret than that of urlFrom; write the same one";
 pub(super) const SECRET: &str = "cannot be used; write the name of a Secret";
 pub(super) const SECRET_KEY: &str = "cannot be used; write a key of the Secret";
 /// What the Secret is called that pods mount for the keys of tokens: the pool's name, and this.
@@ -286,6 +290,24 @@ pub(super) fn all() -> Vec<Rule> {
             fault: ".minReplicas",
             ..rule("spec.autoscaling", "self.minReplicas <= self.maxReplicas".into(), FEWEST)
         },
+        rule("spec.redis.urlFrom", "has(self.secretKeyRef) && !has(self.file)".into(), NO_FILE),
+        rule("spec.redis.caFrom", "has(self.secretKeyRef) && !has(self.file)".into(), NO_FILE),
+        rule("spec.redis.caFrom.secretKeyRef.key", is(DATA_KEY), SECRET_KEY),
+        Rule {
+            fault: ".caFrom.secretKeyRef.name",
+            ..rule(
+                "spec.redis",
+                "!has(self.caFrom) || !has(self.caFrom.secretKeyRef) || !has(self.urlFrom.secretKeyRef) || \
+                 self.caFrom.secretKeyRef.name == self.urlFrom.secretKeyRef.name"
+                    .into(),
+                REDIS_SECRET,
+            )
+        },
+        rule(
+            "spec.redis.prefix",
+            "self != '' && !self.contains('{') && !self.contains('}') && size(bytes(self)) <= 256".into(),
+            PREFIX,
+        ),
         rule("spec.redis.urlFrom.secretKeyRef.name", is(SUBDOMAIN), SECRET),
         rule("spec.redis.urlFrom.secretKeyRef.key", is(DATA_KEY), SECRET_KEY),
     ];

@@ -3,6 +3,7 @@
 mod sim;
 
 use proptest::prelude::*;
+use ring::wire::RedisHealth;
 
 use super::*;
 use crate::pool::Rate;
@@ -247,6 +248,24 @@ fn an_operator_that_is_outranked_stops() {
     assert!(sim.machine.step(Event::Tick, sim.now + SECOND).is_empty());
     assert_eq!(condition(&sim.machine.view(sim.now), "Degraded").reason, "Superseded");
     assert!(older.step(Event::Tick, sim.now).is_empty());
+}
+
+#[test]
+fn who_does_not_hear_redis_is_named_with_the_reason() {
+    let mut sim = Sim::new(2, 0, 33);
+    let uid = sim.members[1].uid.clone().unwrap();
+    let mut report = sim.machine.fleet.get(&uid).unwrap().report.clone();
+    report.redis = Some(RedisHealth::Down("connection refused".into()));
+    sim.machine.step(Event::Report(Box::new(report.clone())), sim.now);
+    let view = sim.machine.view(sim.now);
+    let degraded = condition(&view, "Degraded");
+    let expected =
+        format!("what is published in Redis does not reach the clients of {}: connection refused", sim.members[1].name);
+    assert_eq!((degraded.reason, degraded.message.as_str()), ("RedisAway", expected.as_str()));
+    assert_eq!(view.troubles, [("RedisAway", expected)]);
+    report.redis = Some(RedisHealth::Up);
+    sim.machine.step(Event::Report(Box::new(report)), sim.now);
+    assert!(sim.machine.view(sim.now).troubles.is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ring::SlotId;
 use ring::settings::Strategy;
-use ring::wire::BreakCause;
+use ring::wire::{BreakCause, RedisHealth};
 use serde::Serialize;
 
 use super::pace::Reason;
@@ -148,7 +148,7 @@ impl Machine {
     /// What there is to say now.
     pub fn view(&self, now: Instant) -> PoolView {
         let degraded = self.degraded();
-        PoolView {
+        let mut view = PoolView {
             namespace: None,
             name: self.pool.name.clone(),
             term: self.saved.version.term,
@@ -165,7 +165,23 @@ impl Machine {
             moving: if self.moving.is_some() { self.move_view(now) } else { self.last.clone() },
             would_move: self.would_move(),
             breaks: self.fleet.breaks(),
+        };
+        if let Some(message) = self.redis_away() {
+            view.degrade("RedisAway", &message);
         }
+        view
+    }
+
+    /// Who does not hear what is published in the pool's Redis, and why.
+    fn redis_away(&self) -> Option<String> {
+        let deaf = self.members.iter().filter_map(|member| {
+            let report = &self.fleet.get(member.uid.as_deref()?)?.report;
+            let Some(RedisHealth::Down(why)) = &report.redis else { return None };
+            Some((member.name.as_str(), why))
+        });
+        let (names, reasons): (Vec<_>, Vec<_>) = deaf.unzip();
+        let why = reasons.first()?;
+        Some(format!("what is published in Redis does not reach the clients of {}: {why}", names.join(", ")))
     }
 
     /// A server that has just started holds nothing yet; any other one that is silent may hold anything.

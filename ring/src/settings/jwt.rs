@@ -92,7 +92,7 @@ pub enum TokenSource {
 pub enum Mounted {
     /// A file beside each sidecar, without Kubernetes.
     File(#[cfg_attr(feature = "schema", schemars(with = "String", length(max = 4_096)))] PathBuf),
-    /// A key of the Secret that pods have mounted for this: the pool's name, and -jwks.
+    /// A key of a Secret that pods have mounted for this.
     SecretKeyRef(SecretKey),
 }
 

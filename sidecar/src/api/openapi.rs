@@ -20,11 +20,18 @@ pub(super) struct Problem {
 #[openapi(
     info(
         title = "wspool's local API",
-        description = "Messages to the clients of any server in the pool. It is served by the sidecar in the app's own \
+        description = "Messages to the clients of any server in the pool, and sessions that outlive servers. It is served by the sidecar in the app's own \
                        pod, at the address in WSPOOL_API_URL.",
         contact(),
     ),
-    paths(super::send, super::send_to_all, super::find)
+    paths(
+        super::send,
+        super::send_to_all,
+        super::find,
+        super::sessions::get,
+        super::sessions::put,
+        super::sessions::delete
+    )
 )]
 struct Description;
 
@@ -45,6 +52,7 @@ mod tests {
     fn the_description_names_every_route() {
         let document = document();
         let paths: Vec<&str> = document.paths.paths.keys().map(String::as_str).collect();
-        assert_eq!(paths, ["/v1/keys/{key}", "/v1/keys/{key}/messages", "/v1/messages"]);
+        let expected = ["/v1/keys/{key}", "/v1/keys/{key}/messages", "/v1/keys/{key}/session", "/v1/messages"];
+        assert_eq!(paths, expected);
     }
 }

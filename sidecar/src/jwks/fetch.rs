@@ -1,7 +1,6 @@
 //! Fetching a key set from its issuer.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,13 +10,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
 
 use super::VerifyingKey;
 use super::key::parse;
+use crate::tls::{self, TlsError};
 
 /// How long an answer may take, in all.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,12 +23,9 @@ const LARGEST: usize = 256 * 1024;
 /// Why there is no key set.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    /// The file of `caFrom`.
-    #[error("the certificates in {0} cannot be read: {1}")]
-    Authorities(PathBuf, String),
     /// No TLS.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No answer.
     #[error("the issuer's server cannot be reached: {0}")]
     Unreachable(String),
@@ -48,7 +41,7 @@ impl FetchError {
     /// Its name in metrics.
     pub(super) const fn label(&self) -> &'static str {
         match self {
-            Self::Authorities(..) | Self::Tls(_) => "tls",
+            Self::Tls(_) => "tls",
             Self::Unreachable(_) => "unreachable",
             Self::Status(_) => "status",
             Self::NoKeys => "no_keys",
@@ -80,27 +73,9 @@ pub(super) async fn fetch(uri: &str, ca: Option<&Path>) -> Result<Vec<VerifyingK
 
 type HttpsClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
-fn client(ca: Option<&Path>) -> Result<HttpsClient, FetchError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            let broken = |error: &dyn std::fmt::Display| FetchError::Authorities(file.to_owned(), error.to_string());
-            let pem = std::fs::read(file).map_err(|error| broken(&error))?;
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| broken(&error))?;
-                roots.add(certificate).map_err(|error| broken(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(broken(&"there is none in it"));
-            }
-        }
-    }
-    let tls = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn client(ca: Option<&Path>) -> Result<HttpsClient, TlsError> {
     // Which addresses may go without TLS is a matter of the settings, which have been checked.
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls::client(ca)?).https_or_http().enable_http1().build();
     Ok(Client::builder(TokioExecutor::new()).build(connector))
 }

@@ -24,6 +24,7 @@ impl Errand {
             Role::Owner { away, left } => format!("kind={kind}&role=owner&away={away}&left={}", left.as_millis()),
             Role::Fallback { left } => format!("kind={kind}&role=fallback&left={}", left.as_millis()),
             Role::Previous => format!("kind={kind}&role=previous"),
+            Role::Heir { away, left } => format!("kind={kind}&role=heir&away={away}&left={}", left.as_millis()),
         }
     }
 
@@ -31,10 +32,12 @@ impl Errand {
     pub fn from_query(query: &str) -> Option<Self> {
         let value = |name| values(query).find_map(|(other, value)| (other == name).then_some(value));
         let left = || Some(Duration::from_millis(value("left")?.parse().ok()?).min(HOLD));
+        let away = || value("away")?.parse().ok();
         let role = match value("role")? {
-            "owner" => Role::Owner { away: value("away")?.parse().ok()?, left: left()? },
+            "owner" => Role::Owner { away: away()?, left: left()? },
             "fallback" => Role::Fallback { left: left()? },
             "previous" => Role::Previous,
+            "heir" => Role::Heir { away: away()?, left: left()? },
             _ => return None,
         };
         Some(Self { kind: broadcast_kind(query)?, role })

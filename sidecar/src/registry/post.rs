@@ -32,6 +32,14 @@ pub enum Role {
     },
     /// As one that may have the key still.
     Previous,
+    /// As the key's owner, by a previous one that hears what is published for it. Once this sidecar has claimed the key it
+    /// hears that itself.
+    Heir {
+        /// How many connections the previous owner has told to go.
+        away: u32,
+        /// For how long the message is worth holding.
+        left: Duration,
+    },
 }
 
 /// What has become of a message here so far.
@@ -80,9 +88,9 @@ impl Registry {
         let mine = standing.as_ref().is_none_or(|standing| standing.mine);
         let id = self.ids.get(key).copied();
         let away = match role {
-            Role::Owner { away, left } if mine => Some((away, left)),
+            Role::Owner { away, left } | Role::Heir { away, left } if mine => Some((away, left)),
             Role::Fallback { left } => Some((0, left)),
-            Role::Owner { .. } | Role::Previous => None,
+            Role::Owner { .. } | Role::Heir { .. } | Role::Previous => None,
         };
         let Some((away, left)) = away else {
             let mut posted = self.post_moved(id, message);
@@ -95,6 +103,9 @@ impl Registry {
         let entry = id.map(|id| &self.keys[id]);
         let expected = entry.map_or(0, |entry| entry.expected);
         let claimed = expected > 0 || entry.is_some_and(|entry| !entry.connections.is_empty());
+        if claimed && matches!(role, Role::Heir { .. }) {
+            return Posted::default();
+        }
         if !claimed && away == 0 && entry.is_some_and(|entry| entry.busy > 0) {
             return Posted { busy: true, ..Posted::default() };
         }
@@ -148,7 +159,7 @@ impl Registry {
         connections.map(post).collect()
     }
 
-    fn may_receive(&self, connection: &Connection) -> bool {
+    pub(super) fn may_receive(&self, connection: &Connection) -> bool {
         connection.trusted || self.view.settings().messages.allow_unverified
     }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
 use harness::issuer::{AUDIENCE, ISSUER, Publisher, SigningKey, claims, key_set, now, unsigned};
+use harness::tls::{Certified, certified};
 use harness::wait::equal;
 use harness::{Wire, ports, until};
 use http::StatusCode;
 use jsonwebtoken::{Algorithm, Header};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ring::duration::GoDuration;
 use ring::settings::{Jwt, KeySource, KeySpec, Missing, Mounted, SigningAlgorithm, TokenSource};
 use serde_json::{Value, json};
@@ -290,7 +290,7 @@ async fn a_plain_request_with_an_expired_token_is_left_to_the_app() {
 #[tokio::test]
 async fn keys_come_over_tls_from_a_server_of_a_known_authority_only() {
     let key = SigningKey::new("1", Algorithm::ES256);
-    let (authority, certificate, secret) = certified();
+    let Certified { authority, certificate, key: secret } = certified();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.set_nonblocking(true).expect("a listener for tokio");
     let address = listener.local_addr().expect("its address");
@@ -309,19 +309,6 @@ async fn keys_come_over_tls_from_a_server_of_a_known_authority_only() {
     let pool = Pool::new(spec).await;
     pool.owned("ann", &with_token(&key.token("ann")), "").await;
     serving.abort();
-}
-
-/// An authority's certificate, one for localhost that it has signed, and its key, as PEM.
-fn certified() -> (String, String, String) {
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = params.self_signed(&key).expect("an authority").pem();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(vec!["localhost".into()]).expect("parameters");
-    let certificate = params.signed_by(&key, &issuer).expect("a certificate").pem();
-    (authority, certificate, key.serialize_pem())
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod api;
 mod faults;
 mod moves;
+mod redis;
 mod trust;
 
 use harness::http::Answer;
@@ -19,6 +20,11 @@ struct Pool {
 
 impl Pool {
     async fn new(names: &[&str], holding: usize) -> Self {
+        let messages = Messages { allow_unverified: true };
+        Self::with(names, holding, Settings { messages, ..Settings::default() }).await
+    }
+
+    async fn with(names: &[&str], holding: usize, settings: Settings) -> Self {
         let book = Guestbook::default();
         let (mut sidecars, mut apps) = (Vec::new(), Vec::new());
         for name in names {
@@ -27,8 +33,7 @@ impl Pool {
             sidecars.push(sidecar.upstream(app.address).with_api().start().await);
             apps.push(app);
         }
-        let messages = Messages { allow_unverified: true };
-        let mut pool = Self { plan: Plan::with(Settings { messages, ..Settings::default() }), sidecars, _apps: apps };
+        let mut pool = Self { plan: Plan::with(settings), sidecars, _apps: apps };
         pool.give(&(0..holding).collect::<Vec<_>>()).await;
         pool
     }

@@ -87,7 +87,7 @@ async fn send(name: String, api: SocketAddr, keys: usize, stop: Arc<AtomicBool>,
 
 /// Waits until each client has heard all that was sent to it; panics unless it has heard nothing else, each once, and
 /// each sender's in order.
-async fn heard_exactly(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec<String>>>) {
+pub(super) async fn heard_exactly(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec<String>>>) {
     until("everything has arrived", async || {
         let lives = crowd.lives();
         let expected: usize = sent.values().flatten().map(Vec::len).sum();

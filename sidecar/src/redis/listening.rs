@@ -1,0 +1,236 @@
+//! Hearing what is published for the keys that have connections here.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::error::Error;
+use fred::interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _};
+use fred::types::Message as Publication;
+use fred::types::config::Server;
+use futures_util::future::try_join_all;
+use ring::notice::MessageKind;
+use ring::settings::Published;
+use ring::wire::RedisHealth;
+use tokio::sync::Notify;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Target;
+use super::client::PATIENCE;
+use crate::message::Message;
+use crate::messages;
+use crate::registry::Audience;
+use crate::sidecar::Sidecar;
+
+/// How often Redis is asked whether it is there.
+const ASK: Duration = Duration::from_secs(2);
+/// How long after a failure the next attempt is made.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long changes are gathered: keys come and go together, as in a storm of returning clients.
+const GATHER: Duration = Duration::from_millis(2);
+/// How many channels one command subscribes to.
+const BATCH: usize = 500;
+
+/// Keeps listening; never ends.
+pub(super) async fn run(sidecar: &Arc<Sidecar>, target: &Target, client: &Client) {
+    let messages = client.message_rx();
+    let (connected, errors) = (client.reconnect_rx(), client.error_rx());
+    let changed = Arc::new(Notify::new());
+    sidecar.registry().watch_audience(Arc::clone(&changed));
+    tokio::join!(
+        connect(sidecar, client),
+        hear(sidecar, target, messages),
+        lament(sidecar, errors),
+        Subscriptions { sidecar, target, client, present: HashSet::new() }.keep(&changed, connected)
+    );
+}
+
+/// Connects. The client connects again by itself, except after what it takes for final, such as shards that do not know
+/// each other yet.
+async fn connect(sidecar: &Sidecar, client: &Client) {
+    loop {
+        let mut connection = AbortOnDrop(client.connect());
+        if let Ok(Err(error)) = (&mut connection.0).await {
+            sidecar.redis.fares(Some(RedisHealth::Down(error.details().to_owned())));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Ends the client's task with whatever held it.
+struct AbortOnDrop(fred::types::ConnectHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Says why Redis is away: commands only find that it does not answer.
+async fn lament(sidecar: &Sidecar, mut errors: Receiver<(Error, Option<Server>)>) {
+    loop {
+        match errors.recv().await {
+            Ok((error, _)) => sidecar.redis.fares(Some(RedisHealth::Down(error.details().to_owned()))),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
+
+/// Passes on what is published.
+async fn hear(sidecar: &Arc<Sidecar>, target: &Target, mut messages: Receiver<Publication>) {
+    loop {
+        match messages.recv().await {
+            Ok(publication) => take(sidecar, target, publication).await,
+            Err(RecvError::Lagged(missed)) => sidecar.metrics.messages_dropped("missed", missed),
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
+
+async fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: Publication) {
+    let kind = match target.messages {
+        Published::Text => MessageKind::Text,
+        Published::Binary => MessageKind::Binary,
+    };
+    let Some(name) = publication.channel.strip_prefix(&*target.prefix).map(str::to_owned) else { return };
+    let message = publication.value.as_bytes().and_then(|bytes| Message::new(kind, bytes).ok());
+    let Some(message) = message else {
+        tracing::debug!(channel = %publication.channel, "what was published is no message: too long, or not UTF-8");
+        return sidecar.metrics.messages_dropped("no_message", 1);
+    };
+    let Ok(room) = sidecar.messages.room(message.size()).await else {
+        return sidecar.metrics.messages_dropped("no_room", 1);
+    };
+    let sidecar = Arc::clone(sidecar);
+    tokio::spawn(async move {
+        let _room = room;
+        match name.strip_prefix("key:") {
+            Some(key) => {
+                if let Err(error) = messages::hear(&sidecar, key, &message).await {
+                    tracing::debug!(%error, "what was published for a key did not reach it");
+                    sidecar.metrics.messages_dropped("published", 1);
+                }
+            }
+            None => drop(messages::deliver_to_all(&sidecar, &message).await),
+        }
+    });
+}
+
+/// The channels that Redis knows we listen to.
+struct Subscriptions<'a> {
+    sidecar: &'a Arc<Sidecar>,
+    target: &'a Target,
+    client: &'a Client,
+    present: HashSet<String>,
+}
+
+impl Subscriptions<'_> {
+    async fn keep(mut self, changed: &Notify, mut connected: Receiver<Server>) {
+        let mut whole = true;
+        loop {
+            match self.follow(whole).await {
+                Ok(()) => {
+                    whole = false;
+                    self.sidecar.redis.fares(Some(RedisHealth::Up));
+                }
+                Err(error) => {
+                    whole = true;
+                    self.present.clear();
+                    self.fails(&error);
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            tokio::select! {
+                () = changed.notified() => tokio::time::sleep(GATHER).await,
+                _ = connected.recv() => {
+                    // Another connection: nothing of the last one's is left.
+                    self.present.clear();
+                    whole = true;
+                }
+                () = tokio::time::sleep(ASK) => {}
+            }
+        }
+    }
+
+    fn fails(&self, error: &Error) {
+        let known = matches!(self.sidecar.redis.health(), Some(RedisHealth::Down(_)));
+        if !known {
+            self.sidecar.redis.fares(Some(RedisHealth::Down(error.details().to_owned())));
+        }
+    }
+
+    /// Subscribes to what has got an audience, and from what has lost it.
+    async fn follow(&mut self, whole: bool) -> Result<(), Error> {
+        // A server that hangs is noticed here, and not by its silence.
+        self.client.ping::<()>(None).await?;
+        let audience = {
+            let mut registry = self.sidecar.registry();
+            if whole { registry.whole_audience() } else { registry.audience() }
+        };
+        let (mut new, mut old) = (Vec::new(), Vec::new());
+        match audience {
+            Audience::All(keys) => {
+                let mut wanted: HashSet<String> = keys.iter().map(|key| self.channel(key)).collect();
+                wanted.insert(format!("{}all", self.target.prefix));
+                new.extend(wanted.difference(&self.present).cloned());
+                old.extend(self.present.difference(&wanted).cloned());
+            }
+            Audience::Some(keys) => {
+                for (key, heard) in keys {
+                    let channel = self.channel(&key);
+                    if heard != self.present.contains(&channel) {
+                        if heard { &mut new } else { &mut old }.push(channel);
+                    }
+                }
+            }
+        }
+        for batch in new.chunks(BATCH) {
+            self.subscribe(batch).await?;
+            self.present.extend(batch.iter().cloned());
+        }
+        for batch in old.chunks(BATCH) {
+            self.unsubscribe(batch).await?;
+            for channel in batch {
+                self.present.remove(channel);
+            }
+        }
+        self.sidecar.metrics.redis_channels(self.present.len());
+        Ok(())
+    }
+
+    fn channel(&self, key: &str) -> String {
+        format!("{}key:{key}", self.target.prefix)
+    }
+
+    async fn subscribe(&self, channels: &[String]) -> Result<(), Error> {
+        let all = async {
+            if self.client.is_clustered() {
+                // The channels of one command would have to be of one shard.
+                try_join_all(channels.iter().map(|channel| self.client.ssubscribe(channel.as_str()))).await.map(drop)
+            } else {
+                self.client.subscribe(channels.to_vec()).await
+            }
+        };
+        within(all).await
+    }
+
+    async fn unsubscribe(&self, channels: &[String]) -> Result<(), Error> {
+        let all = async {
+            if self.client.is_clustered() {
+                try_join_all(channels.iter().map(|channel| self.client.sunsubscribe(channel.as_str()))).await.map(drop)
+            } else {
+                self.client.unsubscribe(channels.to_vec()).await
+            }
+        };
+        within(all).await
+    }
+}
+
+async fn within(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let silent = || Error::new(fred::error::ErrorKind::Timeout, "it does not answer");
+    tokio::time::timeout(2 * PATIENCE, command).await.unwrap_or_else(|_| Err(silent()))
+}

@@ -1,0 +1,111 @@
+//! Sessions: what an app remembers of a key, for whichever server has it next.
+//!
+//! Each write says under which placement its server got the key. One from an older placement than the last is refused:
+//! that server has lost the key, and does not know it yet.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::interfaces::{ClientLike as _, HashesInterface as _, KeysInterface as _, LuaInterface as _};
+use fred::types::Value;
+use ring::Version;
+
+use crate::sidecar::Sidecar;
+
+/// The longest session, in bytes.
+pub const LARGEST: usize = 256 * 1024;
+/// How long a session is kept after its last write, where that says nothing.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
+/// How long it may be kept: 30 days.
+pub const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// Writes a session unless a newer placement has written it: KEYS[1], then its version, content type, body and time to
+/// live in milliseconds. Returns the version that is there already if that is newer.
+const PUT: &str = "
+local there = redis.call('HGET', KEYS[1], 'version')
+if there then
+  local term, epoch = string.match(there, '^(%d+)%.(%d+)$')
+  local new_term, new_epoch = string.match(ARGV[1], '^(%d+)%.(%d+)$')
+  term, epoch, new_term, new_epoch = tonumber(term), tonumber(epoch), tonumber(new_term), tonumber(new_epoch)
+  if term > new_term or (term == new_term and epoch > new_epoch) then return there end
+end
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'type', ARGV[2], 'body', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return false";
+
+/// What is remembered of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The placement under which its writer had the key.
+    pub version: Version,
+    /// The content type that it was written with.
+    pub content_type: String,
+    /// The session.
+    pub body: Bytes,
+}
+
+/// Why a session was not read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// The pool has no Redis.
+    #[error("this pool keeps no sessions; set spec.redis")]
+    NoRedis,
+    /// Redis is away.
+    #[error("the pool's Redis does not answer ({0}); try again in a moment")]
+    Away(String),
+    /// A newer placement has written it.
+    #[error(
+        "the session was written under the newer placement {}; this server has lost the key, and must not write it",
+        .0.token()
+    )]
+    Stale(Version),
+}
+
+/// The session of a key.
+pub async fn get(sidecar: &Sidecar, key: &str) -> Result<Option<Session>, SessionError> {
+    let (client, name) = client(sidecar, key)?;
+    let fields: (Option<String>, Option<String>, Option<Bytes>) =
+        client.hmget(name, vec!["version", "type", "body"]).await.map_err(away)?;
+    let (Some(version), Some(content_type), Some(body)) = fields else { return Ok(None) };
+    let version = Version::from_token(&version).unwrap_or_default();
+    Ok(Some(Session { version, content_type, body }))
+}
+
+/// Writes the session of a key.
+pub async fn put(sidecar: &Sidecar, key: &str, session: Session, ttl: Duration) -> Result<(), SessionError> {
+    let (client, name) = client(sidecar, key)?;
+    let Session { version, content_type, body } = session;
+    let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+    let values: Vec<Value> = vec![version.token().into(), content_type.into(), Value::Bytes(body), ttl.into()];
+    let newer: Option<String> = client.eval(PUT, name, values).await.map_err(away)?;
+    match newer {
+        None => Ok(()),
+        Some(newer) => Err(SessionError::Stale(Version::from_token(&newer).unwrap_or_default())),
+    }
+}
+
+/// Forgets the session of a key; says whether there was one.
+pub async fn delete(sidecar: &Sidecar, key: &str) -> Result<bool, SessionError> {
+    let (client, name) = client(sidecar, key)?;
+    let deleted: u64 = client.del(name).await.map_err(away)?;
+    Ok(deleted > 0)
+}
+
+fn client(sidecar: &Sidecar, key: &str) -> Result<(Client, String), SessionError> {
+    let Some((client, prefix)) = sidecar.redis.client().clone() else {
+        return Err(match sidecar.redis.health() {
+            Some(ring::wire::RedisHealth::Down(why)) => SessionError::Away(why),
+            _ => SessionError::NoRedis,
+        });
+    };
+    if !client.is_connected() {
+        return Err(SessionError::Away("it is not connected".into()));
+    }
+    Ok((client, format!("{prefix}session:{key}")))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn away(error: fred::error::Error) -> SessionError {
+    SessionError::Away(error.details().to_owned())
+}

@@ -1,0 +1,350 @@
+//! The same through a real Redis: what anybody publishes for a key reaches its connections, and sessions are kept.
+
+use std::collections::BTreeMap;
+
+use fred::clients::Client as Publisher;
+use harness::redis::{self, Redis, publish};
+use harness::wait::equal;
+use harness::{Client, Crowd, Sidecar, until};
+use http::Method;
+use ring::settings::{KeySpec, Messages, Mounted, Published, Redis as Spec, Settings};
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::moves::heard_exactly;
+use crate::{Pool, refused};
+
+const PREFIX: &str = "wspool:default/test:";
+
+/// Settings with a Redis, whose URL is in this file.
+fn settings(url: &std::path::Path) -> Settings {
+    let redis = Spec {
+        url_from: Mounted::File(url.to_owned()),
+        ca_from: None,
+        prefix: Some(PREFIX.into()),
+        messages: Published::Text,
+    };
+    Settings { messages: Messages { allow_unverified: true }, redis: Some(redis), ..Settings::default() }
+}
+
+/// A pool with a Redis.
+async fn pool(redis: &Redis, names: &[&str], holding: usize) -> Pool {
+    let file = redis.path("url");
+    std::fs::write(&file, redis.url()).expect("a file in a temporary folder");
+    Pool::with(names, holding, settings(&file)).await
+}
+
+/// Waits until the sidecars listen to so many channels, and know that they do.
+async fn listens(pool: &Pool, channels: usize) {
+    until("all channels are listened to", async || {
+        equal(&pool.metric("wspool_redis_channels").await, &u64::try_from(channels).expect("few"))?;
+        equal(&pool.metric("wspool_redis_up").await, &u64::try_from(pool.sidecars.len()).expect("few"))
+    })
+    .await;
+}
+
+fn channel(key: &str) -> String {
+    format!("{PREFIX}key:{key}")
+}
+
+/// What each publisher has sent to each key, in order.
+async fn publish_all(redis: &Redis, phase: &str, keys: usize, count: usize) -> BTreeMap<String, Vec<Vec<String>>> {
+    let mut tasks = JoinSet::new();
+    for publisher in 0..4 {
+        let (client, phase) = (redis.client().await, phase.to_owned());
+        tasks.spawn(async move {
+            let mut sent: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for _ in 0..count / 4 {
+                let key = format!("user-{}", rand::random_range(0..keys));
+                let texts = sent.entry(key.clone()).or_default();
+                let text = format!("{phase}{publisher}:{}", texts.len());
+                publish(&client, &channel(&key), text.as_bytes()).await;
+                texts.push(text);
+            }
+            sent
+        });
+    }
+    let mut all: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+    while let Some(sent) = tasks.join_next().await {
+        for (key, texts) in sent.expect("a publisher") {
+            all.entry(key).or_default().push(texts);
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_for_a_thousand_keys_arrives_once_and_in_order_before_and_after_a_scale_up() {
+    const KEYS: usize = 1_000;
+    let redis = Redis::start().await;
+    let mut pool = pool(&redis, &["a", "b", "c"], 2).await;
+    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
+    let mut crowd = Crowd::default();
+    crowd.join_users(KEYS, &entries).await;
+    listens(&pool, KEYS + 3).await;
+    let mut sent = publish_all(&redis, "before", KEYS, 2_000).await;
+    heard_exactly(&crowd, &sent).await;
+    pool.give(&[0, 1, 2]).await;
+    let [a, b] = [&pool.sidecars[0], &pool.sidecars[1]];
+    let moving = async { pool.plan.move_all(&[a, b], 20).await };
+    let (during, ()) = tokio::join!(publish_all(&redis, "during", KEYS, 4_000), moving);
+    crowd.at_home(|key| pool.plan.owner(key)).await;
+    assert!(crowd.breaks() > 200, "a third of the keys has moved");
+    listens(&pool, KEYS + 3).await;
+    // Pub/sub keeps nothing. What has come has come once, and in order.
+    let mut lost = 0;
+    for life in crowd.lives() {
+        for texts in during.get(&life.key).into_iter().flatten() {
+            let prefix = texts[0].split(':').next().expect("a publisher");
+            let heard: Vec<_> = life.heard.iter().filter(|text| text.split(':').next() == Some(prefix)).collect();
+            let mut expected = texts.iter();
+            for text in &heard {
+                assert!(expected.any(|sent| sent == *text), "{}: {heard:?} of {texts:?}", life.key);
+            }
+            lost += texts.len() - heard.len();
+            sent.entry(life.key.clone()).or_default().push(heard.into_iter().cloned().collect());
+        }
+    }
+    println!("of 4000 messages that were published during the move, {lost} were lost");
+    assert!(lost < 40, "of 4000 messages that were published during the move, {lost} were lost");
+    for (key, texts) in publish_all(&redis, "after", KEYS, 2_000).await {
+        sent.entry(key).or_default().extend(texts);
+    }
+    heard_exactly(&crowd, &sent).await;
+}
+
+#[tokio::test]
+async fn connections_stay_while_redis_restarts_or_hangs_and_it_is_heard_again_afterwards() {
+    let mut redis = Redis::start().await;
+    let pool = pool(&redis, &["a", "b"], 2).await;
+    let key = pool.plan.keys_of(&pool.sidecars[1], 1).remove(0);
+    let mut client = Client::connect(pool.sidecars[0].listen, &key).await;
+    listens(&pool, 3).await;
+    let heard = async |client: &mut Client, publisher: Publisher, text: &str| {
+        assert_eq!(publish(&publisher, &channel(&key), text.as_bytes()).await, 1, "one sidecar has the key");
+        assert_eq!(client.hear().await, Message::text(text));
+        assert_eq!(publish(&publisher, &format!("{PREFIX}all"), text.as_bytes()).await, 2);
+        assert_eq!(client.hear().await, Message::text(text));
+    };
+    heard(&mut client, redis.client().await, "before").await;
+
+    redis.kill();
+    away(&pool).await;
+    client.check().await;
+    let why = pool.sidecars[0].status().await.redis.expect("a Redis");
+    assert!(matches!(&why, ring::wire::RedisHealth::Down(why) if !why.is_empty()), "{why:?}");
+    redis.start_again().await;
+    listens(&pool, 3).await;
+    heard(&mut client, redis.client().await, "after a restart").await;
+
+    redis.hang();
+    away(&pool).await;
+    client.check().await;
+    let answer = pool.sidecars[1].ask_api(&[], Method::GET, &format!("/v1/keys/{key}/session"), "").await;
+    refused(&answer, 503, "redis-away");
+    redis.go_on();
+    listens(&pool, 3).await;
+    heard(&mut client, redis.client().await, "after it hung").await;
+
+    // Nobody is left: nobody listens.
+    drop(client);
+    listens(&pool, 2).await;
+    assert_eq!(publish(&redis.client().await, &channel(&key), b"anybody?").await, 0);
+}
+
+async fn away(pool: &Pool) {
+    until("Redis is known to be away", async || equal(&pool.metric("wspool_redis_up").await, &0)).await;
+}
+
+#[tokio::test]
+async fn what_is_no_message_is_dropped_and_counted_unless_the_pool_publishes_octets() {
+    let redis = Redis::start().await;
+    let mut pool = pool(&redis, &["a"], 1).await;
+    let mut client = Client::connect(pool.sidecars[0].listen, "ann").await;
+    listens(&pool, 2).await;
+    let publisher = redis.client().await;
+    publish(&publisher, &channel("ann"), b"\xff\x00").await;
+    publish(&publisher, &channel("ann"), &vec![b'a'; 262_145]).await;
+    publish(&publisher, &channel("ann"), b"text").await;
+    assert_eq!(client.hear().await, Message::text("text"));
+    assert_eq!(pool.metric("wspool_messages_dropped_total{reason=\"no_message\"}").await, 2);
+    let spec = pool.plan.placement.settings.redis.as_mut().expect("a Redis");
+    (spec.messages, spec.prefix) = (Published::Binary, Some("other:".into()));
+    pool.give(&[0]).await;
+    until("the new names are listened to", async || {
+        equal(&publish(&publisher, "other:key:ann", b"\xff\x00").await, &1)
+    })
+    .await;
+    assert_eq!(client.hear().await, Message::binary(&b"\xff\x00"[..]));
+    assert_eq!(publish(&publisher, &channel("ann"), b"to the old name").await, 0);
+}
+
+#[tokio::test]
+async fn a_key_that_only_routes_is_not_listened_to() {
+    let redis = Redis::start().await;
+    let mut pool = pool(&redis, &["a"], 1).await;
+    pool.plan.placement.settings.messages = Messages::default();
+    pool.give(&[0]).await;
+    let _client = Client::connect(pool.sidecars[0].listen, "ann").await;
+    listens(&pool, 1).await;
+    assert_eq!(publish(&redis.client().await, &channel("ann"), b"for the true Ann").await, 0);
+    pool.plan.placement.settings.messages = Messages { allow_unverified: true };
+    pool.give(&[0]).await;
+    listens(&pool, 2).await;
+}
+
+#[tokio::test]
+async fn a_cluster_of_shards_is_listened_to_where_each_key_is() {
+    let servers = redis::cluster(3).await;
+    let url = format!("redis-cluster://{}", servers[0].address);
+    let file = servers[0].path("url");
+    std::fs::write(&file, &url).expect("a file in a temporary folder");
+    let pool = Pool::with(&["a", "b"], 2, settings(&file)).await;
+    let keys: Vec<_> = pool.sidecars.iter().flat_map(|sidecar| pool.plan.keys_of(sidecar, 20)).collect();
+    let mut clients = Vec::new();
+    for key in &keys {
+        clients.push(Client::connect(pool.sidecars[0].listen, key).await);
+    }
+    listens(&pool, keys.len() + 2).await;
+    let publisher = redis::client(&url, None).await;
+    for (key, client) in keys.iter().zip(&mut clients) {
+        assert_eq!(publish(&publisher, &channel(key), key.as_bytes()).await, 1, "{key}");
+        assert_eq!(client.hear().await, Message::text(key.as_str()));
+    }
+    put(&pool.sidecars[0], &keys[0], "in a shard", &[]).await;
+    assert_eq!(get(&pool.sidecars[1], &keys[0]).await, "in a shard");
+}
+
+#[tokio::test]
+async fn redis_may_want_tls_a_user_and_a_prefix() {
+    let certified = harness::tls::certified();
+    let address = harness::ports::free();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    for (name, text) in
+        [("ca.pem", &certified.authority), ("cert.pem", &certified.certificate), ("key.pem", &certified.key)]
+    {
+        std::fs::write(path(name), text).expect("a file in a temporary folder");
+    }
+    // No more than this user needs.
+    let may = "user wspool on >s3cret ~own:* &own:* -@all +hello +auth +client|setname +client|id +ping +info \
+               +subscribe +unsubscribe +publish +hmget +hset +hget +pexpire +eval +del";
+    std::fs::write(path("users.acl"), format!("user default off\n{may}\n")).expect("a file in a temporary folder");
+    let [port, ca, cert, key, acl] =
+        [address.port().to_string(), path("ca.pem"), path("cert.pem"), path("key.pem"), path("users.acl")];
+    let _redis = Redis::start_with(
+        address,
+        &[
+            "--port",
+            "0",
+            "--tls-port",
+            &port,
+            "--tls-ca-cert-file",
+            &ca,
+            "--tls-cert-file",
+            &cert,
+            "--tls-key-file",
+            &key,
+            "--tls-auth-clients",
+            "no",
+            "--aclfile",
+            &acl,
+        ],
+    );
+    let file = folder.path().join("url");
+    let url = |password: &str| format!("rediss://wspool:{password}@localhost:{}", address.port());
+    std::fs::write(&file, url("wrong")).expect("a file in a temporary folder");
+    let mut settings = settings(&file);
+    let spec = settings.redis.as_mut().expect("a Redis");
+    (spec.prefix, spec.ca_from) = (Some("own:".into()), Some(Mounted::File(ca.into())));
+    let pool = Pool::with(&["a"], 1, settings).await;
+    let mut client = Client::connect(pool.sidecars[0].listen, "ann").await;
+    until("what is wrong is said, and no secret", async || {
+        let health = format!("{:?}", pool.sidecars[0].status().await.redis);
+        assert!(!health.contains("wrong@"), "{health}");
+        if health.contains("WRONGPASS") { Ok(()) } else { Err(health) }
+    })
+    .await;
+    // The Secret is corrected, and nothing else has to be done.
+    std::fs::write(&file, url("s3cret")).expect("a file in a temporary folder");
+    listens(&pool, 2).await;
+    let publisher = redis::client(&url("s3cret"), Some(certified.client().into())).await;
+    assert_eq!(publish(&publisher, "own:key:ann", b"secret").await, 1);
+    assert_eq!(client.hear().await, Message::text("secret"));
+    put(&pool.sidecars[0], "ann", "state", &[]).await;
+    assert_eq!(get(&pool.sidecars[0], "ann").await, "state");
+}
+
+async fn ask(
+    sidecar: &Sidecar,
+    method: Method,
+    path: &str,
+    body: &str,
+    headers: &[(&str, &str)],
+) -> harness::http::Answer {
+    sidecar.ask_api(headers, method, path, body).await
+}
+
+async fn put(sidecar: &Sidecar, key: &str, body: &str, headers: &[(&str, &str)]) {
+    let answer = ask(sidecar, Method::PUT, &format!("/v1/keys/{key}/session?ttl=1h"), body, headers).await;
+    assert_eq!(answer.status.as_u16(), 204, "{}", String::from_utf8_lossy(&answer.body));
+}
+
+async fn get(sidecar: &Sidecar, key: &str) -> String {
+    let answer = ask(sidecar, Method::GET, &format!("/v1/keys/{key}/session"), "", &[]).await;
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    assert_eq!(answer.status.as_u16(), 200, "{body}");
+    body
+}
+
+#[tokio::test]
+async fn a_session_goes_with_its_key_and_a_server_that_has_lost_it_cannot_overwrite_it() {
+    let redis = Redis::start().await;
+    let mut pool = pool(&redis, &["a", "b"], 2).await;
+    listens(&pool, 2).await;
+    let path = "/v1/keys/ann/session";
+    refused(&ask(&pool.sidecars[0], Method::GET, path, "", &[]).await, 404, "no-session");
+    let version = pool.plan.placement.version;
+    let (older, newer) = (version.token(), format!("{}.{}", version.term, version.epoch + 1));
+    put(&pool.sidecars[0], "ann", "{\"room\":7}", &[("content-type", "application/json"), ("wspool-epoch", &older)])
+        .await;
+    let answer = ask(&pool.sidecars[1], Method::GET, path, "", &[]).await;
+    assert_eq!((&answer.body[..], answer.header("content-type")), (&b"{\"room\":7}"[..], "application/json"));
+    assert_eq!(answer.header("wspool-epoch"), older);
+    put(&pool.sidecars[1], "ann", "newer", &[("wspool-epoch", &newer)]).await;
+    let stale = ask(&pool.sidecars[0], Method::PUT, path, "stale", &[("wspool-epoch", &older)]).await;
+    assert!(refused(&stale, 409, "stale").contains(&newer), "it names the newer one");
+    assert_eq!(get(&pool.sidecars[0], "ann").await, "newer");
+    assert_eq!(ask(&pool.sidecars[0], Method::DELETE, path, "", &[]).await.status.as_u16(), 204);
+    refused(&ask(&pool.sidecars[1], Method::GET, path, "", &[]).await, 404, "no-session");
+
+    let short = ask(&pool.sidecars[0], Method::PUT, "/v1/keys/ann/session?ttl=1s", "gone soon", &[]).await;
+    assert_eq!(short.status.as_u16(), 204);
+    until("its time is over", async || {
+        equal(&ask(&pool.sidecars[0], Method::GET, path, "", &[]).await.status.as_u16(), &404)
+    })
+    .await;
+
+    for (path, headers, body, status, title) in [
+        ("/v1/keys/ann/session?ttl=0s", &[][..], "x", 400, "bad-ttl"),
+        ("/v1/keys/ann/session?ttl=a-while", &[], "x", 400, "bad-ttl"),
+        (path, &[("wspool-epoch", "7")], "x", 400, "bad-epoch"),
+        (path, &[], &"x".repeat(262_145), 413, "too-long"),
+        ("/v1/keys/a%00b/session", &[], "x", 400, "bad-key"),
+    ] {
+        refused(&ask(&pool.sidecars[0], Method::PUT, path, body, headers).await, status, title);
+    }
+    pool.plan.placement.settings.redis = None;
+    pool.give(&[0, 1]).await;
+    until("there is no Redis any more", async || {
+        let answer = ask(&pool.sidecars[0], Method::GET, path, "", &[]).await;
+        let said: Value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+        equal(&said["title"], &Value::from("no-redis"))
+    })
+    .await;
+    pool.plan.placement.settings.key = KeySpec::default();
+    pool.plan.placement.settings.messages = Messages::default();
+    pool.give(&[0, 1]).await;
+    refused(&ask(&pool.sidecars[0], Method::GET, path, "", &[]).await, 403, "unverified");
+}
