@@ -22,7 +22,8 @@
 //! | [`admission`], [`registry`], [`view`] | whose a key is, and who holds it |
 //! | [`gateway`] | where a client should connect, told before it does |
 //! | [`relay`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
-//! | [`grants`], [`drain`], [`evictor`], [`revival`] | when connections must leave, how fast, and when no longer |
+//! | [`grants`], [`drain`], [`evictor`] | when connections must leave, and how fast |
+//! | [`revival`], [`listeners`] | when no longer: the app is back |
 //! | [`handshakes`], [`idle`] | limits |
 //! | [`peers`] | other sidecars |
 //! | [`api`], [`messages`], [`message`], [`redis`] | the app's side: messages to clients at any sidecar, sessions |
@@ -48,6 +49,7 @@ pub mod identity;
 pub mod idle;
 pub mod jwks;
 pub mod key;
+pub mod listeners;
 pub mod message;
 pub mod messages;
 pub mod metrics;

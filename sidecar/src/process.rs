@@ -93,7 +93,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         tasks.spawn(messages::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(idle::run(Arc::clone(&sidecar), stopped.clone()));
         if let Some(app) = sidecar.config.upstream {
-            tasks.spawn(revival::run(Arc::clone(&sidecar), app, stopped.clone()));
+            tasks.spawn(revival::run(Arc::clone(&sidecar), app.port(), stopped.clone()));
         }
         if let Some(file) = sidecar.config.placement.clone() {
             tasks.spawn(placements::follow(Arc::clone(&sidecar), file, stopped.clone()));
