@@ -27,9 +27,10 @@ pub struct Health {
 /// The times by which a member is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// A port that has refused for this long belongs to a dead process.
+    /// A port that has refused for this long belongs to a dead process. And a member that has drained for this long, and is
+    /// still listed to stay, has no successor to come: its app alone is restarted.
     pub settle: Duration,
-    /// A member that has waited this long for a successor waits no more.
+    /// A member that goes, and has waited this long for a successor, waits no more.
     pub handover: Duration,
 }
 
@@ -88,7 +89,11 @@ impl Health {
             return MemberState::Dead;
         }
         match self.leaving {
-            Some(since) => MemberState::Leaving { overdue: now >= since + patience.handover },
+            Some(since) => {
+                let goes = matches!(self.standing, None | Some(Standing::Leaving));
+                let wait = if goes { patience.handover } else { patience.settle.min(patience.handover) };
+                MemberState::Leaving { overdue: now >= since + wait }
+            }
             None if !known || self.standing == Some(Standing::Starting) => MemberState::Starting,
             None if self.reached => MemberState::Ready,
             None => MemberState::Unreachable,
@@ -170,16 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_drains_or_is_no_longer_listed_leaves_and_is_overdue_after_a_while() {
+    fn a_member_that_goes_waits_for_a_successor_for_a_while_and_one_that_drains_and_stays_does_not() {
         let now = Instant::now();
-        let mut drains = present();
-        drains.heard(&reported(9, true), now);
+        let mut restarts = present();
+        restarts.heard(&reported(9, true), now);
         let mut unlisted = present();
         unlisted.heard(&reported(9, false), now);
         unlisted.listed(None, now);
-        for health in [drains, unlisted] {
-            assert_eq!(health.state(PATIENCE, now + seconds(29)), MemberState::Leaving { overdue: false });
-            assert_eq!(health.state(PATIENCE, now + seconds(30)), MemberState::Leaving { overdue: true });
+        // Its sidecar was heard before its source.
+        let mut leaves = restarts.clone();
+        leaves.listed(Some(Standing::Leaving), now + seconds(1));
+        for (health, wait) in [(restarts, 5), (unlisted, 30), (leaves, 30)] {
+            assert_eq!(health.state(PATIENCE, now + seconds(wait - 1)), MemberState::Leaving { overdue: false });
+            assert_eq!(health.state(PATIENCE, now + seconds(wait)), MemberState::Leaving { overdue: true });
         }
     }
 
