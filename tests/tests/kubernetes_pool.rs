@@ -9,6 +9,7 @@ use harness::wait::equal;
 use harness::{Client, until};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
 use serde_json::Value;
@@ -156,7 +157,7 @@ async fn a_pool_is_reached_by_its_service_and_each_slot_by_its_own_and_a_retired
     let services = scene.namespace.api::<Service>();
     let pool = services.get("chat").await.expect("the pool's Service");
     let port = &pool.spec.as_ref().expect("a spec").ports.as_ref().expect("ports")[0];
-    assert_eq!((port.port, port.target_port.as_ref()), (3000, Some(&serde_json::from_str("7480").expect("a port"))));
+    assert_eq!((port.port, port.target_port.as_ref()), (3000, Some(&IntOrString::String("wspool".to_owned()))));
 
     let endpoints = async || {
         let jsonpath = "jsonpath={range .items[*]}{.metadata.name}={.endpoints[*].targetRef.name} {end}";

@@ -108,13 +108,13 @@ impl Owner {
     }
 
     /// The pool's Service: any pod that is ready where clients enter, at its sidecar. Its port has the number that clients
-    /// of the app know.
+    /// of the app know. It leads to a name: pods that got in without a sidecar do not have it, and are left out.
     pub fn service(&self, entrance: Entrance) -> Service {
         Service {
             metadata: self.metadata(self.key.name.clone()),
             spec: Some(ServiceSpec {
                 selector: Some(entrance.selector(&self.key.name)),
-                ports: Some(vec![self.service_port()]),
+                ports: Some(vec![self.service_port(IntOrString::String(port::CLIENTS_NAME.to_owned()))]),
                 publish_not_ready_addresses: Some(false),
                 ..ServiceSpec::default()
             }),
@@ -128,7 +128,7 @@ impl Owner {
             metadata: self.slot_metadata(slot),
             spec: Some(ServiceSpec {
                 cluster_ip: Some("None".to_owned()),
-                ports: Some(vec![self.service_port()]),
+                ports: Some(vec![self.service_port(IntOrString::Int(port::CLIENTS.into()))]),
                 ..ServiceSpec::default()
             }),
             status: None,
@@ -177,12 +177,11 @@ impl Owner {
         metadata
     }
 
-    fn service_port(&self) -> ServicePort {
+    fn service_port(&self, target: IntOrString) -> ServicePort {
         ServicePort {
             name: Some(PORT_NAME.to_owned()),
             port: self.port.unwrap_or(DEFAULT_PORT).into(),
-            // A number: a name would be looked up in the pods, which need not declare it.
-            target_port: Some(IntOrString::Int(port::CLIENTS.into())),
+            target_port: Some(target),
             protocol: Some("TCP".to_owned()),
             ..ServicePort::default()
         }

@@ -19,6 +19,8 @@ use super::{BIN, SIDECAR};
 pub mod port {
     /// Clients and peers.
     pub const CLIENTS: u16 = 7480;
+    /// What that port is called in a pod that has a sidecar.
+    pub const CLIENTS_NAME: &str = "wspool";
     /// The operator.
     pub const CONTROL: u16 = 7481;
     /// The app's local API. It is on loopback only, so no container declares it.
@@ -126,7 +128,7 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resou
         restart_policy: Some("Always".to_owned()),
         env: Some(env),
         ports: Some(vec![
-            named_port("wspool", port::CLIENTS),
+            named_port(port::CLIENTS_NAME, port::CLIENTS),
             named_port("wspool-control", port::CONTROL),
             named_port("wspool-metrics", port::METRICS),
         ]),
