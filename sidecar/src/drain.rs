@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 /// How long the operator may be silent before a draining sidecar goes on without it.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long those who send clients here may take to hear that this pod drains: the kubelet's next probe, and every node's
+/// rules for Services.
+pub const HEARD: Duration = Duration::from_secs(3);
 /// Kept at the end of the time, for the last evictions to finish cleanly.
 pub const MARGIN: Duration = Duration::from_secs(5);
 
@@ -15,6 +18,8 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrainState {
     deadline: Instant,
+    /// When clients that come back no longer come in here.
+    heard: Instant,
     /// When a grant was last in force.
     granted: Instant,
     /// Peers have been told.
@@ -59,7 +64,8 @@ pub enum Step {
 impl DrainState {
     /// A drain that begins now.
     pub fn new(timeout: Duration, now: Instant) -> Self {
-        Self { deadline: now + timeout, granted: now, announced: false, credit: 0.0, stepped: now }
+        let heard = now + HEARD.min(timeout / 2);
+        Self { deadline: now + timeout, heard, granted: now, announced: false, credit: 0.0, stepped: now }
     }
 
     /// The time left.
@@ -84,8 +90,10 @@ impl DrainState {
             // There is nowhere to move to: everyone is told at once.
             return Step::Evict(facts.staying);
         }
-        let operator_at_work = now < self.granted + PATIENCE && facts.granted_for > 0;
-        if operator_at_work {
+        // Only those are left that belong elsewhere, and came in here: too soon, they would do so again.
+        let would_return = facts.granted_for == 0 && now < self.heard;
+        let operator_at_work = facts.granted_for > 0 && now < self.granted + PATIENCE;
+        if would_return || operator_at_work {
             return Step::Wait;
         }
         let left = self.left(now).saturating_sub(MARGIN).as_secs_f64().max(0.1);
@@ -137,11 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn connections_without_a_key_do_not_wait_for_grants() {
+    fn connections_that_no_grant_is_for_wait_only_until_they_do_not_come_back() {
         let start = Instant::now();
         let mut drain = DrainState::new(Duration::from_secs(60), start);
         let keyless = Facts { granted_for: 0, ..facts() };
-        assert_eq!(drain.step(&keyless, start + Duration::from_secs(1)), Step::Evict(50));
+        assert_eq!(drain.step(&keyless, start + Duration::from_millis(2_900)), Step::Wait);
+        assert_eq!(drain.step(&keyless, start + Duration::from_millis(3_900)), Step::Evict(50));
+        let mut short = DrainState::new(Duration::from_secs(2), start);
+        assert!(matches!(short.step(&keyless, start + Duration::from_secs(1)), Step::Evict(1..)));
     }
 
     #[test]

@@ -134,7 +134,14 @@ pub(super) fn container(sidecar: &Sidecar, spec: &PodSpec, behind: Behind, resou
         ]),
         // A minute: a node that starts many pods at once is slow.
         startup_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/healthz") }),
-        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
+        // One "no" is enough: it says that a drain has begun, and then no client should come in here any more. A slow
+        // answer on a busy node says nothing.
+        readiness_probe: Some(Probe {
+            period_seconds: Some(2),
+            timeout_seconds: Some(5),
+            failure_threshold: Some(1),
+            ..probe("/readyz")
+        }),
         resources: resources.map(requirements),
         security_context: Some(restricted(spec)),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
