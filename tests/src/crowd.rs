@@ -39,6 +39,8 @@ pub struct Life {
 pub struct Stay {
     /// The app that has greeted it.
     pub server: String,
+    /// When that was.
+    pub since: Instant,
     /// When and how it ended.
     pub end: Option<(Instant, Goodbye)>,
 }
@@ -98,7 +100,9 @@ impl Crowd {
                         continue;
                     }
                 };
-                write(&mut |life| life.stays.push(Stay { server: client.server.clone(), end: None }));
+                write(&mut |life| {
+                    life.stays.push(Stay { server: client.server.clone(), since: Instant::now(), end: None });
+                });
                 let goodbye = client
                     .listen(|message| {
                         if let Message::Text(text) = message {
@@ -176,6 +180,12 @@ impl Life {
     /// How often its connection has ended.
     pub fn breaks(&self) -> usize {
         self.stays.iter().filter(|stay| stay.end.is_some()).count()
+    }
+
+    /// How long it was away after each connection, as far as it has come back.
+    pub fn absences(&self) -> Vec<Duration> {
+        let pairs = self.stays.iter().zip(self.stays.iter().skip(1));
+        pairs.filter_map(|(before, after)| Some(after.since.duration_since(before.end.as_ref()?.0))).collect()
     }
 
     /// What it was told at the end of each connection.

@@ -60,8 +60,8 @@ impl Release {
     }
 
     /// Uninstalls it.
-    pub async fn uninstall(&self) -> Result<String, String> {
-        self.helm(&["uninstall", &self.name], "").await
+    pub async fn uninstall(&self, flags: &[&str]) -> Result<String, String> {
+        self.helm(&[&["uninstall", &self.name], flags].concat(), "").await
     }
 
     async fn with_chart(&self, command: &str, values: &str, flags: &[&str]) -> Result<String, String> {

@@ -17,6 +17,7 @@
 //! | [`node`] | the `ws` library, as a server and as a client |
 //! | [`control_plane`] | a real Kubernetes API, for the tests named `kubernetes_*`: `make test-api` |
 //! | [`helm`] | the chart, by the real Helm |
+//! | [`cluster`] | whole nodes, for the tests named `cluster_*`: `make test-cluster` |
 //! | [`issuer`] | who signs clients' tokens, and publishes the keys |
 //! | [`redis`], [`tls`] | a real Redis; certificates |
 //! | [`http`], [`ports`], [`wait`] | requests, free ports, conditions |
@@ -26,6 +27,7 @@
 
 pub mod app;
 pub mod client;
+pub mod cluster;
 pub mod control_plane;
 pub mod crowd;
 pub mod frames;

@@ -213,7 +213,7 @@ async fn a_release_comes_changes_goes_back_and_goes_and_leaves_nothing_that_bloc
         assert_eq!(webhook(&home).await["clientConfig"]["caBundle"], renewed);
 
         chats.apply(POOL).await.expect("a pool");
-        release.uninstall().await.expect("it is uninstalled");
+        release.uninstall(&[]).await.expect("it is uninstalled");
         until("pods of pools can start", async || try_pod(&chats, MEMBER).await).await;
         chats.kubectl(&["get", "websocketpool", "chat"], "").await.expect("pools are kept");
         let kinds = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,\

@@ -78,8 +78,8 @@ spec:
       - {{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {{matchLabels: {{app: chat}}}}}}
       containers:
       - name: chat
-        image: wspool.test/chat-node:1
-        args: [--listen=0.0.0.0:3000, --name=$(POD_NAME)]
+        image: wspool.test/node:1
+        args: [/chat/server.js, --listen=0.0.0.0:3000, --name=$(POD_NAME)]
         env: [{{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
         ports: [{{containerPort: 3000}}]
         readinessProbe: {{tcpSocket: {{port: 3000}}, periodSeconds: 1}}
