@@ -2,6 +2,7 @@
 //! through the pool's Service. One scene at a time is in the cluster.
 
 mod departures;
+pub mod readme;
 
 use std::io::Read as _;
 use std::net::SocketAddr;
