@@ -1,4 +1,4 @@
-//! The `ws` library for Node: a peer that shares no code with ours, and the only one here that compresses.
+//! The `ws` and Socket.IO libraries for Node: peers that share no code with ours. `ws` is the only one here that compresses.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -39,13 +39,16 @@ impl Node {
     pub async fn says(&mut self, beginning: &str) -> String {
         let what = format!("the script says {beginning:?}");
         until(&what, async || {
-            let log = self.process.log();
-            // A line without its end may still grow.
-            let mut whole = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-            let said = whole.find_map(|line| line.strip_prefix(beginning)).map(str::to_owned);
-            said.ok_or(log)
+            let lines = self.lines();
+            let said = lines.iter().find_map(|line| line.strip_prefix(beginning)).map(str::to_owned);
+            said.ok_or_else(|| lines.join("\n"))
         })
         .await
+    }
+
+    /// The lines that it has printed. One without its end may still grow.
+    pub fn lines(&self) -> Vec<String> {
+        self.process.log().split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect()
     }
 
     /// Sends SIGTERM, which the scripts take as a word to go on.
@@ -59,7 +62,8 @@ fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("node");
-        if !folder.join("node_modules/ws").is_dir() {
+        let is_there = |library: &str| folder.join("node_modules").join(library).is_dir();
+        if !["ws", "socket.io", "socket.io-client"].into_iter().all(is_there) {
             let install = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder).output();
             let output = install.expect("npm, which comes with Node; these tests need both");
             assert!(output.status.success(), "npm ci failed: {}", String::from_utf8_lossy(&output.stderr));
