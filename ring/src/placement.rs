@@ -1,5 +1,7 @@
 //! Which pod holds which slot: the versioned value that every sidecar of a pool agrees on.
 
+pub mod differences;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
@@ -125,7 +127,7 @@ pub struct Placement {
     #[serde(flatten)]
     pub table: Table,
     /// Tables under which moved keys may still be held, newest first. Empty when nothing moves.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "differences")]
     pub predecessors: Vec<Predecessor>,
     /// Sidecars of the pool that hold no slot (spares, routers): they hear of drains too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -230,7 +230,16 @@ fn unpack<T: serde::de::DeserializeOwned>(packed: &[u8]) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use ring::placement::{MAX_PREDECESSORS, Predecessor, Slot, Table};
+    use ring::{Holder, SlotId};
+
     use super::*;
+    use crate::planner::Roster;
+
+    /// What a ConfigMap holds, in bytes.
+    const CONFIGMAP: usize = 1 << 20;
 
     #[test]
     fn a_state_is_read_as_it_was_written_and_anything_else_is_refused() {
@@ -239,6 +248,41 @@ mod tests {
         assert!(unpack::<Saved>(b"{}").is_err());
         let cut = &pack(&saved).unwrap()[..30];
         assert!(unpack::<Saved>(cut).is_err());
+    }
+
+    /// A pod whose name, UID and address cannot be packed.
+    fn pod(number: u32) -> Holder {
+        let chance: u128 = rand::random();
+        let [_, high, middle, low] = number.to_be_bytes();
+        Holder {
+            name: format!("chat-6d4b75cb6d-{:05x}", chance & 0xf_ffff),
+            uid: format!("{chance:032x}"),
+            address: format!("10.{high}.{middle}.{low}:7480"),
+        }
+    }
+
+    #[test]
+    fn five_thousand_slots_in_a_rollout_fit_into_a_configmap() {
+        let mut pods: Vec<Holder> = (0..5_000).map(pod).collect();
+        let mut tables = VecDeque::new();
+        for epoch in 0..=MAX_PREDECESSORS {
+            // A new pod takes the place of an old one.
+            pods[epoch] = pod(10_000);
+            let slot = |(id, pod): (u32, &Holder)| Slot { id: SlotId(id), weight: 1, holder: Some(pod.clone()) };
+            let table = Table { slots: (0..).zip(&pods).map(slot).collect(), ..Table::default() };
+            tables.push_front(Predecessor { version: Version { term: 1, epoch: epoch as u64 }, table });
+        }
+        let Predecessor { version, table } = tables.pop_front().unwrap();
+        let predecessors = Vec::from(tables);
+        let roster = Roster { slots: table.slots.clone(), ..Roster::default() };
+        let saved = Saved { version, roster, predecessors: predecessors.clone(), ..Saved::default() };
+        let placement = Placement { version, table, predecessors, ..Placement::default() };
+        let packed = [pack(&placement).unwrap(), pack(&saved).unwrap()];
+        let bytes: usize = packed.iter().map(Vec::len).sum();
+        println!("{bytes} bytes");
+        assert!(bytes < CONFIGMAP - 4096, "{bytes} bytes, and a key");
+        assert_eq!(unpack::<Placement>(&packed[0]).unwrap(), placement);
+        assert_eq!(unpack::<Saved>(&packed[1]).unwrap(), saved);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ring::placement::{MAX_PREDECESSORS, Predecessor};
+use ring::placement::{MAX_PREDECESSORS, Predecessor, differences};
 use ring::{Holder, KeyHasher, Version};
 use serde::{Deserialize, Serialize};
 
@@ -23,11 +23,11 @@ pub struct Saved {
     /// Its slots. Not flattened: serde would then no longer read the ids, which are keys of a map, as numbers.
     pub roster: Roster,
     /// Tables under which keys may still be held, newest first.
-    #[serde(default)]
+    #[serde(default, with = "differences")]
     pub predecessors: Vec<Predecessor>,
     /// What such tables came to while holders were out of reach: their slots are vacant. Listed as predecessors too, as far
     /// as there is room: they stand for what a crash or a partition left behind.
-    #[serde(default)]
+    #[serde(default, with = "differences")]
     pub absences: Vec<Predecessor>,
     /// What sidecars had counted when the move began.
     #[serde(default)]
