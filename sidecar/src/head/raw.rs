@@ -2,8 +2,7 @@
 
 use std::io;
 
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// The most header fields in a head.
 pub(crate) const MAX_FIELDS: usize = 128;
@@ -72,7 +71,7 @@ pub(crate) enum ReadFault<E> {
 
 /// Reads a head, of which `bytes` are there already. `look` sees what there is each time that more has come.
 pub(crate) async fn read<E>(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     mut bytes: Vec<u8>,
     max: usize,
     look: impl Fn(&[u8]) -> Option<E>,

@@ -50,7 +50,7 @@ struct Set {
 
 /// The keys of a set (RFC 7517) that can be used. Others, of kinds that are not known here, are passed over; `None` when
 /// there is no set.
-pub(super) fn parse(bytes: &[u8]) -> Option<Vec<VerifyingKey>> {
+pub fn parse(bytes: &[u8]) -> Option<Vec<VerifyingKey>> {
     let set: Set = serde_json::from_slice(bytes).ok()?;
     Some(set.keys.into_iter().filter_map(one).take(MOST).collect())
 }

@@ -1,0 +1,30 @@
+//! The first head of a connection: a head that is accepted is passed on as the same request, and without headers of ours.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use ring::wire::header;
+use sidecar::head::{Edit, HeadError, HeadLimits, RequestHead, read_request};
+use tokio::runtime::{Builder, Runtime};
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().enable_time().build().unwrap());
+
+fn read(mut bytes: &[u8]) -> Result<RequestHead, HeadError> {
+    RUNTIME.block_on(read_request(&mut bytes, HeadLimits::default()))
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(mut head) = read(bytes) else { return };
+    let (path, query) = (head.path().to_owned(), head.query().map(str::to_owned));
+    let is_handshake = head.upgrade().is_some();
+    let rest = head.take_rest();
+    assert!(bytes.ends_with(&rest), "what came behind the head is kept");
+
+    let passed_on = head.rewrite(&Edit { forwarded_for: Some([192, 0, 2, 1].into()), add: &[] });
+    let again = read(&passed_on).expect("the app can read what it gets");
+    assert_eq!((again.path(), again.query()), (path.as_str(), query.as_deref()));
+    assert_eq!(again.upgrade().is_some(), is_handshake);
+    let ours = |name: &str| name.to_ascii_lowercase().starts_with(header::PREFIX);
+    assert!(!again.headers().any(|(name, _)| ours(name)), "a client's headers in our name are stripped");
+});
