@@ -12,7 +12,7 @@ CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench-pool fuzz chaos lint fmt generate chart images
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool fuzz chaos lint fmt generate chart images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ test-api: ## run the tests that need a Kubernetes API, with a real one (the firs
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --no-run
 	tests/control-plane/run $(CARGO) test --package wspool-tests --test 'kubernetes_*' --locked --offline --no-fail-fast -- --ignored
+
+bench: ## measure connections, messages and moves beside nginx and HAProxy, and write it down in the README (12 minutes; BENCH=--quick for a first look)
+	@.ci/needs nginx haproxy
+	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-bench --bin wspool-sidecar --bin data-path
+	target/release/data-path --page README.md --plot docs/data-path.svg $(BENCH)
 
 # Compiled before the network is gone.
 bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kubernetes API (7 minutes)

@@ -11,9 +11,11 @@
 //! | [`round`] | one measurement of the operator with a pool of some size |
 //! | [`usage`] | what a process has used |
 //! | [`table`] | figures of several rounds, as Markdown |
+//! | [`data_path`] | what a connection, its messages and its move cost, beside nginx and HAProxy |
 //! | [`chaos`] | one scenario of changes and faults on a whole cluster, beside nginx |
 
 pub mod chaos;
+pub mod data_path;
 pub mod fleet;
 pub mod round;
 pub mod table;

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::fleet::{Fleet, Keys};
 use crate::table::{Figure, Unit};
-use crate::usage::Usage;
+use crate::usage::{Usage, float};
 
 const POOL: &str = "chat";
 const REPLICA: usize = 0;
@@ -359,14 +359,12 @@ fn is(status: &PoolStatus, condition: &str, value: &str) -> bool {
     status.conditions.iter().any(|found| found.type_ == condition && found.status == value)
 }
 
-#[allow(clippy::cast_precision_loss, reason = "all counts are far below 2^52")]
 fn count(name: &str, value: u64) -> Figure {
-    Figure { name: name.to_owned(), value: value as f64, unit: Unit::Count }
+    Figure { name: name.to_owned(), value: float(value), unit: Unit::Count }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "no memory is 2^52 bytes")]
 fn bytes(name: &str, value: u64) -> Figure {
-    Figure { name: name.to_owned(), value: value as f64, unit: Unit::Bytes }
+    Figure { name: name.to_owned(), value: float(value), unit: Unit::Bytes }
 }
 
 fn seconds(name: &str, value: Duration) -> Figure {
