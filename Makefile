@@ -12,7 +12,7 @@ CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool fuzz chaos lint fmt generate chart images
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool soak fuzz chaos lint fmt generate chart images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ bench: ## measure connections, messages and moves beside nginx and HAProxy, and 
 	@.ci/needs nginx haproxy
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-bench --bin wspool-sidecar --bin data-path
 	target/release/data-path --page README.md --plot docs/data-path.svg $(BENCH)
+
+soak: ## move connections to and fro for 20 minutes, and fail when memory grows (SOAK='--minutes 5' for less)
+	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-operator --package wspool-bench --bin wspool-sidecar --bin wspool-operator --bin soak
+	target/release/soak $(SOAK)
 
 # Compiled before the network is gone.
 bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kubernetes API (7 minutes)

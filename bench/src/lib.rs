@@ -12,11 +12,13 @@
 //! | [`usage`] | what a process has used |
 //! | [`table`] | figures of several rounds, as Markdown |
 //! | [`data_path`] | what a connection, its messages and its move cost, beside nginx and HAProxy |
+//! | [`soak`] | a pool that never stands still, for a long time |
 //! | [`chaos`] | one scenario of changes and faults on a whole cluster, beside nginx |
 
 pub mod chaos;
 pub mod data_path;
 pub mod fleet;
 pub mod round;
+pub mod soak;
 pub mod table;
 pub mod usage;

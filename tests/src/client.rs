@@ -81,6 +81,12 @@ impl Client {
         assert_eq!(self.hear().await, Message::text(word));
     }
 
+    /// Sends a text and waits for it to come back; whether it does.
+    pub async fn echoes(&mut self, text: &str) -> bool {
+        let sent = self.socket.send(Message::text(text)).await;
+        sent.is_ok() && matches!(self.socket.next().await, Some(Ok(echo)) if echo == Message::text(text))
+    }
+
     /// Reads to the end.
     pub async fn goodbye(&mut self) -> Goodbye {
         within("the end of the connection", until_gone(&mut self.socket, |_| {})).await

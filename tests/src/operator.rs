@@ -118,6 +118,11 @@ impl Operator {
         self.ready().await;
     }
 
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Everything it has written.
     pub fn log(&self) -> String {
         self.process.log()
