@@ -43,7 +43,9 @@ bench: ## measure connections, messages and moves beside nginx and HAProxy, and 
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-bench --bin wspool-sidecar --bin data-path
 	target/release/data-path --page README.md --plot docs/data-path.svg $(BENCH)
 
-soak: ## move connections to and fro for 20 minutes, and fail when memory grows (SOAK='--minutes 5' for less)
+soak: ## let 100,000 connections come and go, then move some for 20 minutes: fail when memory grows (SOAK='--minutes 5' for less)
+	$(CARGO) build --workspace --bins --locked
+	WSPOOL_CONNECTIONS=100000 $(CARGO) test --workspace --locked --test hostile -- --nocapture connections_that_have_come_and_gone
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-operator --package wspool-bench --bin wspool-sidecar --bin wspool-operator --bin soak
 	target/release/soak $(SOAK)
 
