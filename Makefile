@@ -67,7 +67,8 @@ chaos: ## take wspool and nginx through changes and faults on three whole nodes,
 # With the stable compiler there is no sanitizer; without unsafe code there is little for one to find.
 fuzz: $(FUZZ) ## feed what is parsed with what a fuzzer finds (FUZZ_SECONDS=20 for each of five targets)
 	@.ci/needs c++
-	$(CARGO) fetch --quiet --locked --manifest-path fuzz/Cargo.toml
+	$(CARGO) fetch --quiet --locked --manifest-path fuzz/Cargo.toml \
+		|| { echo "fuzz/Cargo.lock is stale: run 'make generate'"; exit 1; }
 	$(FUZZ) build --sanitizer none --codegen-units 16
 	@for target in $(FUZZ_TARGETS); do \
 		mkdir -p .cache/fuzz/$$target || exit 1; \
@@ -100,6 +101,8 @@ generate: ## write the generated files anew
 	$(CARGO) run --quiet --locked --package wspool-operator -- crd > $(CRD)
 	$(CARGO) run --quiet --locked --package wspool-sidecar -- openapi > $(OPENAPI)
 	$(MAKE) chart
+	cp Cargo.lock fuzz/Cargo.lock
+	$(CARGO) metadata --quiet --format-version 1 --manifest-path fuzz/Cargo.toml > /dev/null
 	WSPOOL_GENERATE=1 $(CARGO) test --quiet --locked --package wspool-tests --test kubernetes_crd page
 
 chart: ## copy the CRD into the Helm chart
