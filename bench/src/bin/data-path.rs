@@ -78,7 +78,7 @@ fn bench(cli: &Cli) -> Result<(), String> {
         (0..plan.moves).map(|_| runtime.block_on(moving::measure(cores, connections))).collect();
     let moves = moves.map_err(|error| format!("a move: {error}"))?;
     let figures = format!(
-        "{} rounds, {connections} connections; {setting}.\n\n{}\n{}",
+        "Rounds: {}; connections: {connections}; {setting}.\n\n{}\n{}",
         plan.rounds,
         report.table(),
         report::moves(&moves)

@@ -21,8 +21,10 @@ const WIDTH: u32 = 850;
 pub fn svg(report: &Report) -> String {
     let mut body = String::new();
     let mut y = TOP;
-    for axis in axis::all().iter().filter(|axis| cost(report, Kind::Wspool, axis).is_some()) {
-        body += &group(report, axis, y);
+    // What traffic leaves behind is next to nothing with each of them: there is no sense in its ratio.
+    let shown = axis::all().into_iter().filter(|axis| *axis != axis::AFTER);
+    for axis in shown.filter(|axis| cost(report, Kind::Wspool, axis).is_some()) {
+        body += &group(report, &axis, y);
         y += GAP + BAR * 3;
     }
     let mut legend = String::new();
