@@ -1,9 +1,10 @@
 # `make help` lists the targets.
 
 CARGO ?= cargo
-NODE_MODULES := examples/node/node_modules/.package-lock.json tests/node/node_modules/.package-lock.json
+NODE_MODULES := $(addsuffix /node_modules/.package-lock.json,examples/node tests/node tests/node/clients)
 DENY := .cache/bin/cargo-deny
 ENVOY := .cache/envoy/envoy/_bin/envoy
+PYTHON := .cache/python/requirements.txt
 FUZZ := .cache/bin/cargo-fuzz
 CYCLONEDX := .cache/bin/cargo-cyclonedx
 FUZZ_TARGETS := head frames placement token files
@@ -13,7 +14,7 @@ CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool soak fuzz chaos lint fmt generate chart images sbom
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool soak fuzz chaos clients lint fmt generate chart images sbom
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,11 +26,15 @@ demo: build ## a pool that scales, rolls, drains and loses a server under 1,000 
 	target/release/demo
 
 # The tests of one crate start the binaries of others, which cargo does not know.
-test: $(NODE_MODULES) $(ENVOY) ## run every test that needs no Kubernetes
+test: $(NODE_MODULES) $(PYTHON) $(ENVOY) ## run every test that needs no Kubernetes
 	@.ci/needs python3 nginx haproxy redis-server
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 	python3 -m unittest discover --start-directory images
+
+clients: $(NODE_MODULES) $(PYTHON) ## measure client libraries through a move, and write docs/clients.md
+	$(CARGO) build --workspace --bins --locked
+	WSPOOL_GENERATE=1 $(CARGO) test --workspace --locked --test clients
 
 # Compiled before the network is gone.
 test-api: ## run the tests that need a Kubernetes API, with a real one (the first time it is built: 15 minutes)
@@ -136,7 +141,12 @@ $(CYCLONEDX):
 $(FUZZ):
 	$(CARGO) install cargo-fuzz@0.13.2 --locked --root .cache
 
+$(PYTHON): tests/python/requirements.txt
+	@.ci/needs python3 pip3
+	pip3 install --quiet --no-deps --upgrade --target .cache/python --requirement $<
+	@cp $< $@
+
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	@.ci/needs node npm
-	npm ci --prefix $* --no-audit --no-fund
+	npm ci --prefix $* --ignore-scripts --no-audit --no-fund
 	@touch $@

@@ -53,6 +53,20 @@ pub fn frame(last: bool, opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     bytes
 }
 
+/// Takes the first whole frame of a server off bytes: its first byte, and its payload as it was sent.
+pub fn take(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+    let (length, head) = match *bytes.get(1)? {
+        126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
+        127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?), 10),
+        short => (short.into(), 2),
+    };
+    let end = head + usize::try_from(length).ok()?;
+    let payload = bytes.get(head..end)?.to_vec();
+    let first = bytes[0];
+    bytes.drain(..end);
+    Some((first, payload))
+}
+
 /// The payload of a Close frame.
 pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes(), reason.as_bytes()].concat()

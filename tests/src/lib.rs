@@ -14,7 +14,8 @@
 //! | [`app`], [`guestbook`] | WebSocket servers, and who was at which of them when |
 //! | [`client`], [`crowd`] | WebSocket clients: one, or many that come back by themselves |
 //! | [`wire`], [`frames`] | raw bytes, on both sides of a sidecar |
-//! | [`node`] | the `ws` library, as a server and as a client |
+//! | [`script`] | other people's libraries for Node and Python, as servers and as clients |
+//! | [`tap`] | a wire that is listened to |
 //! | [`control_plane`] | a real Kubernetes API, for the tests named `kubernetes_*`: `make test-api` |
 //! | [`helm`] | the chart, by the real Helm |
 //! | [`cluster`] | whole nodes, for the tests named `cluster_*`: `make test-cluster` |
@@ -35,13 +36,14 @@ pub mod guestbook;
 pub mod helm;
 pub mod http;
 pub mod issuer;
-pub mod node;
 pub mod operator;
 pub mod plan;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod script;
 pub mod sidecar;
+pub mod tap;
 pub mod tls;
 pub mod wait;
 pub mod wire;

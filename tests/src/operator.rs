@@ -32,8 +32,13 @@ impl Files {
     /// Writes the pool's file. `spec` is the part of the YAML below `spec:`, in flow style and without its braces; the
     /// key is the parameter `user`.
     pub fn new(spec: &str) -> Self {
+        Self::with_key("query: user", spec)
+    }
+
+    /// The same with the key from elsewhere.
+    pub fn with_key(source: &str, spec: &str) -> Self {
         let separator = if spec.is_empty() { "" } else { ", " };
-        Self::keyless(&format!("key: {{from: [{{query: user}}]}}{separator}{spec}"))
+        Self::keyless(&format!("key: {{from: [{{{source}}}]}}{separator}{spec}"))
     }
 
     /// The same without a key.

@@ -1,9 +1,10 @@
 //! Placements and grants that a test gives by itself, as an operator would.
 
 use ring::placement::{Predecessor, Slot, Table};
+use ring::rendezvous::Rendezvous;
 use ring::settings::{KeySource, Settings};
 use ring::wire::{Grant, Report};
-use ring::{Holder, Placement, SlotId};
+use ring::{Holder, KeyHasher, Placement, SlotId};
 
 use crate::{Sidecar, until};
 
@@ -99,6 +100,14 @@ impl Plan {
         })
         .await;
     }
+}
+
+/// The keys of clients, `user-0` and on, that the last of so many slots takes from the others.
+pub fn taken_by_last(slots: u32, clients: usize) -> Vec<String> {
+    let ring = Rendezvous::new((0..slots).map(|slot| (SlotId(slot), 1)));
+    let keys = (0..clients).map(|number| format!("user-{number}"));
+    let last = SlotId(slots - 1);
+    keys.filter(|key| ring.owner(KeyHasher::default().hash(key.as_bytes())) == Some(last)).collect()
 }
 
 impl Default for Plan {

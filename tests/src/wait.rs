@@ -11,12 +11,17 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Looks until the condition gives its value; panics with its last complaint when it never does.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub async fn until<T>(what: &str, look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    until_within(PATIENCE, what, look).await
+}
+
+/// The same for what takes long by its nature.
+pub async fn until_within<T>(patience: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {
         match look().await {
             Ok(value) => return value,
-            Err(state) if began.elapsed() > PATIENCE => panic!("never came true: {what}; the last state: {state}"),
+            Err(state) if began.elapsed() > patience => panic!("never came true: {what}; the last state: {state}"),
             Err(_) => sleep(LOOK).await,
         }
     }

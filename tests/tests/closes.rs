@@ -1,7 +1,7 @@
 //! What a moved connection's two ends see of its end.
 
 use harness::frames::{self, opcode};
-use harness::node::Node;
+use harness::script::Script;
 use harness::wait::equal;
 use harness::{App, Backend, Client, Guestbook, Plan, Sidecar, until};
 use ring::settings::{Notice, Settings};
@@ -117,10 +117,10 @@ async fn a_client_that_has_stopped_reading_cannot_hold_its_key() {
 
 #[tokio::test]
 async fn compression_survives_to_the_end_and_both_peers_see_their_close() {
-    let (mut server, address) = Node::echo().await;
+    let (mut server, address) = Script::echo().await;
     let notice = Notice { message: Some("please reconnect".into()), ..Notice::default() };
     let mut scene = Scene::new(address, notice).await;
-    let mut client = Node::start("client.js", &[&format!("ws://{}/?user=ann", scene.from.listen)]);
+    let mut client = Script::node("client.js", &[&format!("ws://{}/?user=ann", scene.from.listen)]);
     assert!(client.says("echoed ").await.starts_with("permessage-deflate"));
     scene.let_go().await;
     assert_eq!(client.says("message ").await, "please reconnect");

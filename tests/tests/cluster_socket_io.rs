@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use harness::cluster::{Owners, PLAN, Plan, Scene};
-use harness::node::Node;
+use harness::script::Script;
 use harness::until;
 
 const CLIENTS: usize = 20;
@@ -26,7 +26,7 @@ impl Heard {
 }
 
 /// Waits until all clients have a WebSocket at their owners, each but for the `moved` for the first time.
-async fn at_home(scene: &Scene, clients: &Node, moved: impl Fn(&Owners) -> usize) -> (Owners, Heard) {
+async fn at_home(scene: &Scene, clients: &Script, moved: impl Fn(&Owners) -> usize) -> (Owners, Heard) {
     until("every client has upgraded at its owner", async || {
         let (owners, heard) = (scene.owners().await?, Heard(clients.lines()));
         let (servers, upgrades) = (heard.last("here"), heard.all("upgraded").count());
@@ -44,7 +44,7 @@ async fn at_home(scene: &Scene, clients: &Node, moved: impl Fn(&Owners) -> usize
 async fn socket_io_clients_that_must_move_reconnect_once_and_upgrade_again_and_no_other_does() {
     let scene = Scene::new("socket-io", Plan { app: "/pod/pod-socket-io.js, $(POD_NAME)", ..PLAN }).await;
     let url = format!("http://{}", scene.service().await);
-    let clients = Node::start("socket-io-client.js", &[&url, &CLIENTS.to_string()]);
+    let clients = Script::node("socket-io-client.js", &[&url, &CLIENTS.to_string()]);
     let (before, heard) = at_home(&scene, &clients, |_| 0).await;
     assert_eq!(heard.all("gone").count(), 0);
 

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use harness::frames::{close_payload, frame, masked, opcode::*};
-use harness::node::Node;
+use harness::script::Script;
 use harness::{Sidecar, Wire};
 use sidecar::frame::Follower;
 
@@ -219,7 +219,7 @@ fn shown(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_server_answers_every_case_through_a_sidecar_as_without_one() {
-    let (_node, server) = Node::echo().await;
+    let (_node, server) = Script::echo().await;
     let sidecar = Sidecar::beside(server).await;
     let groups = [framing(), pings(), reserved(), fragments(), utf8(), closes(), large(), compressed()];
     let mut refused = 0;

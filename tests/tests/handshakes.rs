@@ -2,7 +2,7 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use harness::frames::{self, opcode};
-use harness::node::Node;
+use harness::script::Script;
 use harness::{App, Backend, Client, Guestbook, Sidecar, Wire};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
@@ -170,9 +170,9 @@ async fn frames_pass_bit_by_bit_whatever_extensions_make_of_them() {
 
 #[tokio::test]
 async fn compression_is_negotiated_by_the_peers_and_their_messages_pass() {
-    let (mut server, address) = Node::echo().await;
+    let (mut server, address) = Script::echo().await;
     let sidecar = Sidecar::beside(address).await;
-    let mut client = Node::start("client.js", &[&format!("ws://{}/?user=ann", sidecar.listen)]);
+    let mut client = Script::node("client.js", &[&format!("ws://{}/?user=ann", sidecar.listen)]);
     assert!(client.says("echoed ").await.starts_with("permessage-deflate"));
     client.go_on();
     assert_eq!(server.says("closed ").await, "1005");

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use harness::crowd::Habit;
 use harness::operator::Files;
+use harness::plan::taken_by_last;
 use harness::wait::equal;
 use harness::{App, Crowd, Guestbook, Operator, Sidecar, until};
-use ring::rendezvous::Rendezvous;
-use ring::{KeyHasher, SlotId};
 use serde_json::Value;
 
 /// Servers, a router, an operator, and clients that enter at the router.
@@ -70,14 +69,6 @@ impl Scene {
     fn never_on_two_servers(&self) {
         assert_eq!(self.book.on_two_servers(), Vec::<String>::new());
     }
-}
-
-/// The keys that the last of so many slots takes from the others.
-fn taken_by_last(slots: u32, clients: usize) -> Vec<String> {
-    let ring = Rendezvous::new((0..slots).map(|slot| (SlotId(slot), 1)));
-    let keys = (0..clients).map(|number| format!("user-{number}"));
-    let last = SlotId(slots - 1);
-    keys.filter(|key| ring.owner(KeyHasher::default().hash(key.as_bytes())) == Some(last)).collect()
 }
 
 fn condition<'a>(pool: &'a Value, kind: &str) -> &'a Value {

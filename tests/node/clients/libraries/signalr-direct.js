@@ -1,0 +1,4 @@
+import { connectBy, serve } from "./signalr.js";
+
+export { serve };
+export const connect = connectBy("json", true);
