@@ -60,7 +60,7 @@ bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kub
 	$(CARGO) build --release --locked --package wspool-operator --package wspool-bench
 	tests/control-plane/run target/release/pool
 
-test-cluster: ## run the tests that need whole nodes, with three of them (as root; the first time it is built: 25 minutes)
+test-cluster: $(NODE_MODULES) ## run the tests that need whole nodes, with three of them (as root; the first time it is built: 25 minutes)
 	$(CARGO) test --package wspool-tests --test 'cluster_*' --locked --no-run
 	tests/cluster/run $(CARGO) test --package wspool-tests --test 'cluster_*' --locked --offline --no-fail-fast -- --ignored --test-threads 1
 
