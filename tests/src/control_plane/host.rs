@@ -285,11 +285,15 @@ impl Work {
     async fn injected(&self, pod: &Pod, ip: Ipv4Addr, folder: &Path) -> Vec<String> {
         let sidecar = sidecar_of(pod).expect("only injected pods are run");
         self.mount(pod, sidecar, folder).await;
+        // The pods of this host share its loopback: each gets an address there of its own.
+        let [_, rest @ ..] = ip.octets();
+        let own = Ipv4Addr::new(127, rest[0], rest[1], rest[2]).to_string();
+        let ip = ip.to_string();
         let mut arguments = Vec::new();
         for variable in sidecar.env.iter().flatten() {
             let Some(flag) = variable.name.strip_prefix("WSPOOL_") else { continue };
             let value = match &variable.value {
-                Some(value) => value.replace("$(POD_IP)", &ip.to_string()).replace("0.0.0.0", &ip.to_string()),
+                Some(value) => value.replace("$(POD_IP)", &ip).replace("0.0.0.0", &ip).replace("127.0.0.1", &own),
                 None => pod.uid().expect("a stored pod has a UID"),
             };
             arguments.push(format!("--{}", flag.to_lowercase().replace('_', "-")));
