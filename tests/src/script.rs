@@ -33,14 +33,24 @@ impl Script {
 
     /// Starts a script of `tests/python`.
     pub fn python(script: &str, arguments: &[&str]) -> Self {
-        let packages = installed("../.cache/python/websockets");
-        let variable = ("PYTHONPATH", packages.parent().expect("a folder"));
-        Self::start("python3", &Path::new(TESTS).join("python").join(script), arguments, Some(variable))
+        Self::start("python3", &Path::new(TESTS).join("python").join(script), arguments, vec![python_path()])
+    }
+
+    /// Starts a script of `examples`, with a variable in its environment.
+    pub fn example(script: &str, arguments: &[&str], variable: (&str, &str)) -> Self {
+        let path = Path::new(TESTS).join("../examples").join(script);
+        let mut variables = vec![(variable.0, PathBuf::from(variable.1))];
+        if path.extension().is_some_and(|extension| extension == "py") {
+            variables.push(python_path());
+            return Self::start("python3", &path, arguments, variables);
+        }
+        installed("../examples/node/node_modules/ws");
+        Self::start("node", &path, arguments, variables)
     }
 
     fn start_node(folder: &str, script: &str, arguments: &[&str]) -> Self {
         installed(&format!("{folder}/node_modules/ws"));
-        Self::start("node", &Path::new(TESTS).join(folder).join(script), arguments, None)
+        Self::start("node", &Path::new(TESTS).join(folder).join(script), arguments, Vec::new())
     }
 
     /// An echo server of `tests/node`; returns where it listens.
@@ -50,10 +60,10 @@ impl Script {
         (script, SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
-    fn start(program: &str, script: &Path, arguments: &[&str], variable: Option<(&str, &Path)>) -> Self {
+    fn start(program: &str, script: &Path, arguments: &[&str], variables: Vec<(&str, PathBuf)>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let arguments = std::iter::once(script.as_os_str().to_owned()).chain(arguments.iter().map(OsString::from));
-        let process = Process::start_in(program, Path::new(program), arguments, variable, &folder.path().join("log"));
+        let process = Process::start_in(program, Path::new(program), arguments, variables, &folder.path().join("log"));
         Self { process, _folder: folder }
     }
 
@@ -77,6 +87,12 @@ impl Script {
     pub fn go_on(&self) {
         self.process.signal(nix::sys::signal::Signal::SIGTERM);
     }
+}
+
+/// The variable that tells Python where its packages are.
+fn python_path() -> (&'static str, PathBuf) {
+    let package = installed("../.cache/python/websockets");
+    ("PYTHONPATH", package.parent().expect("a folder").to_owned())
 }
 
 /// A package beside the tests.
