@@ -13,6 +13,7 @@
 //! | `POST /.wspool/v1/messages` | a peer's client port | a message for the key in [`header::KEY`] | [`Delivered`] |
 //! | `POST /.wspool/v1/broadcasts` | a peer's client port | a message for all connections | [`Delivered`] |
 //! | `GET /.wspool/v1/connections` | a peer's client port | - | [`Connected`] of the key in [`header::KEY`], each |
+//! | `GET /.wspool/v1/sessions?id=` | a peer's client port | - | 204 where that session is held, else 404 |
 //!
 //! Errors are [`Problem`]s (RFC 9457, `application/problem+json`). Requests between peers name the sidecar they mean in
 //! the header [`header::TARGET`]: addresses are reused, UIDs are not.

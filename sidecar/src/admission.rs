@@ -13,6 +13,7 @@ use ring::wire::{Claim, Peer};
 use crate::peers::{LEAVING_WAIT, PeerError};
 use crate::registry::{Admission, ConnectionId, Seat};
 use crate::relay::Link;
+use crate::sessions::Visit;
 use crate::sidecar::Sidecar;
 use crate::view::View;
 
@@ -40,6 +41,8 @@ pub struct Place {
     sidecar: Arc<Sidecar>,
     /// `None` for a connection without a key, and once registered.
     seat: Option<Seat>,
+    /// The session that its request belongs to, which has a place already.
+    visit: Option<Visit>,
     trusted: bool,
 }
 
@@ -100,7 +103,19 @@ impl Place {
     }
 
     fn of(sidecar: &Arc<Sidecar>, seat: Option<Seat>) -> Self {
-        Self { sidecar: Arc::clone(sidecar), seat, trusted: false }
+        Self { sidecar: Arc::clone(sidecar), seat, visit: None, trusted: false }
+    }
+
+    /// The place of a session that is held here.
+    pub fn visiting(sidecar: &Arc<Sidecar>, visit: Visit) -> Self {
+        let mut place = Self::keyless(sidecar);
+        place.visit = Some(visit);
+        place
+    }
+
+    /// Where it is.
+    pub fn sidecar(&self) -> &Arc<Sidecar> {
+        &self.sidecar
     }
 
     /// The same place, for a connection whose key proves who the client is, or does not.
@@ -112,7 +127,12 @@ impl Place {
 
     /// The app has accepted: the connection is held from now on.
     pub fn register(mut self, link: Arc<Link>) -> ConnectionId {
+        let session = self.visit.as_ref().and_then(Visit::take_over);
         let mut registry = self.sidecar.registry();
+        if let Some(id) = session {
+            registry.adopt(id, link, self.trusted);
+            return id;
+        }
         let (id, returned) = match self.seat.take() {
             Some(seat) => registry.register(&seat, link, self.trusted),
             None => (registry.register_keyless(link, self.trusted), 0),

@@ -18,7 +18,6 @@ use std::time::Instant;
 
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{Either, Full};
 use ring::SlotId;
 use ring::settings::{Gateway, KeySource, Settings};
 use serde::Serialize;
@@ -82,7 +81,12 @@ impl<B> KeyInput for Question<'_, B> {
 }
 
 /// Answers a client.
-pub async fn answer<B>(sidecar: &Arc<Sidecar>, view: &View, remote: IpAddr, request: &Request<B>) -> Response<Body> {
+pub(crate) async fn answer<B>(
+    sidecar: &Arc<Sidecar>,
+    view: &View,
+    remote: IpAddr,
+    request: &Request<B>,
+) -> Response<Body> {
     let settings = view.settings();
     let found = settings.gateway.as_ref().and_then(|gateway| {
         let path = future_path(settings, gateway, request.uri().path())?;
@@ -158,7 +162,7 @@ fn retry_after(response: &mut Response<Body>, seconds: u64) {
 }
 
 fn methods(status: StatusCode, body: &'static str) -> Response<Body> {
-    let mut response = Response::new(Either::Right(Full::from(body)));
+    let mut response = Response::new(Body::own(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
     response

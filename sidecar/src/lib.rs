@@ -19,7 +19,8 @@
 //! | [`server`], [`upgrade`], [`plain`] | the client port: connections, WebSocket handshakes, everything else |
 //! | [`head`], [`key`], [`response`], [`origin`] | what is read off requests and answers |
 //! | [`identity`], [`token`], [`jwks`] | who a client is: its key, its token, the keys that check tokens |
-//! | [`admission`], [`registry`], [`view`] | whose a key is, and who holds it |
+//! | [`admission`], [`registry`], [`held`], [`view`] | whose a key is, and who holds it |
+//! | [`sessions`] | what spans several requests of a client |
 //! | [`gateway`] | where a client should connect, told before it does |
 //! | [`relay`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
 //! | [`grants`], [`drain`], [`evictor`] | when connections must leave, and how fast |
@@ -45,6 +46,7 @@ pub mod gateway;
 pub mod grants;
 pub mod handshakes;
 pub mod head;
+pub mod held;
 pub mod identity;
 pub mod idle;
 pub mod jwks;
@@ -66,6 +68,7 @@ pub mod relay;
 pub mod response;
 pub mod revival;
 pub mod server;
+pub mod sessions;
 pub mod sidecar;
 pub mod tls;
 pub mod token;

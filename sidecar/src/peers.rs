@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::claim::ClaimAnswer;
 use ring::wire::{Claim, Connected, Delivered, Draining, Peer, Whereabouts, header};
 use serde::Serialize;
@@ -51,6 +51,8 @@ pub const MESSAGES: &str = "/.wspool/v1/messages";
 pub const BROADCASTS: &str = "/.wspool/v1/broadcasts";
 /// The path of questions who is connected, on a peer's client port.
 pub const CONNECTIONS: &str = "/.wspool/v1/connections";
+/// The path of questions whether a session is held, on a peer's client port.
+pub const SESSIONS: &str = "/.wspool/v1/sessions";
 const LARGEST_ANSWER: usize = 64 * 1024;
 /// How many messages one peer is given at a time: as many connections are kept to it.
 const AT_ONCE: usize = 256;
@@ -150,6 +152,13 @@ impl Peers {
     pub async fn connections(&self, peer: &Peer, key: &str) -> Result<Vec<Connected>, PeerError> {
         let asked = Asked { method: Method::GET, path: CONNECTIONS, key: Some(key), body: Bytes::new() };
         read(&self.send(peer, asked, CLAIM_TIMEOUT).await?)
+    }
+
+    /// Asks a peer whether a session is held there.
+    pub async fn holds(&self, peer: &Peer, session: &str) -> bool {
+        let path = format!("{SESSIONS}?id={}", utf8_percent_encode(session, NON_ALPHANUMERIC));
+        let asked = Asked { method: Method::GET, path: &path, key: None, body: Bytes::new() };
+        self.send(peer, asked, CLAIM_TIMEOUT).await.is_ok()
     }
 
     /// Room for one more message on its way to a peer.
@@ -279,6 +288,12 @@ impl Peers {
     fn suspects(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The session that a question of [`Peers::holds`] names.
+pub fn session_in(query: &str) -> Option<String> {
+    let id = query.strip_prefix("id=")?;
+    percent_decode_str(id).decode_utf8().ok().map(Into::into)
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, PeerError> {

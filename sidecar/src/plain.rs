@@ -1,6 +1,9 @@
 //! Everything that is not a WebSocket handshake on a fresh connection: plain HTTP, streamed both ways by hyper, requests
 //! between sidecars, and handshakes that come later on a connection that was kept alive.
 
+mod body;
+pub(crate) mod forward;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
@@ -13,12 +16,10 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::{BodyExt as _, Either, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::claim::Arrival;
 use ring::notice::MessageKind;
 use ring::wire::{Claim, Draining, Peer, Problem, Whereabouts};
@@ -34,35 +35,19 @@ use crate::identity;
 use crate::key::KeyError;
 use crate::message::{self, Message};
 use crate::messages::{self, Errand};
-use crate::origin::{self, Known, Origin};
-use crate::peers::{BETWEEN_SIDECARS, BROADCASTS, CLAIMS, CONNECTIONS, DRAINING, MESSAGES, WHEREABOUTS};
+use crate::origin::{self, Origin};
+use crate::peers::{
+    self, BETWEEN_SIDECARS, BROADCASTS, CLAIMS, CONNECTIONS, DRAINING, MESSAGES, SESSIONS, WHEREABOUTS,
+};
 use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
 use crate::view::View;
 
-pub(crate) type Body = Either<Incoming, Full<Bytes>>;
+pub(crate) use body::Body;
+use forward::Passage;
 
 /// The largest request between sidecars that is no message.
 const LARGEST_PEER_REQUEST: usize = 64 * 1024;
-
-/// Connections to the app and to peers for plain HTTP, kept alive.
-#[derive(Clone, Debug)]
-pub struct Forwarder(Client<HttpConnector, Incoming>);
-
-impl Default for Forwarder {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(std::time::Duration::from_secs(5)));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(std::time::Duration::from_secs(20))
-            .http1_preserve_header_case(true)
-            .set_host(false)
-            .build(connector);
-        Self(client)
-    }
-}
 
 /// Serves one connection until it ends, or until it turns into a WebSocket.
 pub async fn serve(
@@ -135,6 +120,7 @@ async fn answer(
             MESSAGES => return answer_message(&sidecar, request, key).await,
             BROADCASTS => return answer_broadcast(&sidecar, request).await,
             CONNECTIONS => return answer_connections(&sidecar, key.as_deref()),
+            SESSIONS => return answer_session(&sidecar, &request),
             _ => (key, arrival, true),
         },
         // Never passed on: to a peer it would go with the proof of this sidecar.
@@ -152,7 +138,8 @@ async fn answer(
             }
         },
     };
-    forward(&sidecar, &view, remote, request, key.as_deref(), arrival, from_peer).await
+    let key = key.as_deref();
+    Passage { sidecar: &sidecar, view: &view, remote, key, arrival, from_peer }.pass(request).await
 }
 
 fn is_handshake(request: &Request<Incoming>) -> bool {
@@ -193,7 +180,7 @@ fn answered(raw: &[u8], body: Option<Vec<u8>>) -> Response<Body> {
         return text(StatusCode::BAD_GATEWAY, "the app's answer cannot be understood");
     };
     let body = body.unwrap_or_else(|| raw[length..].to_vec());
-    let mut response = Response::new(Either::Right(Full::from(body)));
+    let mut response = Response::new(Body::own(body));
     *response.status_mut() = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or_default();
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     for field in parsed.headers.iter() {
@@ -228,66 +215,6 @@ fn check(request: &Request<Incoming>) -> Result<(), (StatusCode, &'static str)> 
     Ok(())
 }
 
-/// Passes a plain request to the app here or to the owner of its key.
-async fn forward(
-    sidecar: &Arc<Sidecar>,
-    view: &View,
-    remote: SocketAddr,
-    mut request: Request<Incoming>,
-    key: Option<&str>,
-    arrival: Arrival,
-    from_peer: bool,
-) -> Response<Body> {
-    let decision = admission::decide(sidecar, view, key, arrival, from_peer).await;
-    strip(request.headers_mut());
-    if !from_peer {
-        append_forwarded_for(request.headers_mut(), remote);
-    }
-    let (address, ours, place) = match decision {
-        Decision::Here(place) => match sidecar.config.upstream {
-            Some(app) => (app.to_string(), origin::headers_for_app(view), Some(place)),
-            None => return refuse(sidecar, Refusal::NoHolder),
-        },
-        Decision::There(owner) if from_peer => return redirect(view, &owner),
-        Decision::There(owner) => {
-            let owner = reachable(sidecar, view, owner, key);
-            let asked = (request.method().as_str(), path_and_query(request.uri()));
-            let known = Known { key, verified: false, arrival };
-            let ours = origin::headers_for(sidecar, view, &owner, known, asked);
-            (owner.address, ours, None)
-        }
-        Decision::Refused(refusal) => return refuse(sidecar, refusal),
-    };
-    insert(request.headers_mut(), ours);
-    let Ok(uri) = Uri::try_from(format!("http://{address}{}", path_and_query(request.uri()))) else {
-        return text(StatusCode::BAD_REQUEST, "this request's target cannot be passed on");
-    };
-    *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_11;
-    let answered = sidecar.forwarder.0.request(request).await;
-    drop(place);
-    match answered {
-        Ok(mut response) => {
-            strip(response.headers_mut());
-            response.map(Either::Left)
-        }
-        Err(error) => {
-            sidecar.metrics.refused("bad_gateway");
-            tracing::debug!(%address, %error, "a plain request could not be passed on");
-            text(StatusCode::BAD_GATEWAY, "the app behind this address gave no answer")
-        }
-    }
-}
-
-/// The owner, or the key's next-best slot while the owner cannot be reached.
-fn reachable(sidecar: &Sidecar, view: &View, owner: Peer, key: Option<&str>) -> Peer {
-    if !sidecar.peers.is_suspect(&owner.uid) {
-        return owner;
-    }
-    let fallbacks = key.map(|key| view.fallbacks(key)).unwrap_or_default().into_iter();
-    fallbacks.filter(|peer| peer.uid != view.me.uid).find(|peer| !sidecar.peers.is_suspect(&peer.uid)).unwrap_or(owner)
-}
-
 async fn answer_claim(sidecar: &Arc<Sidecar>, request: Request<Incoming>) -> Response<Body> {
     let Some(claim) = read::<Claim>(request).await else { return text(StatusCode::BAD_REQUEST, "not a claim") };
     match admission::answer_claim(sidecar, &claim).await {
@@ -305,8 +232,16 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
         return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
     }
     registry.set_draining(&draining.uid, draining.draining);
-    let mut response = Response::new(Either::Right(Full::default()));
+    let mut response = Response::new(Body::own(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+fn answer_session(sidecar: &Sidecar, request: &Request<Incoming>) -> Response<Body> {
+    let held =
+        peers::session_in(request.uri().query().unwrap_or_default()).is_some_and(|id| sidecar.sessions.holds(&id));
+    let mut response = Response::new(Body::own(Bytes::new()));
+    *response.status_mut() = if held { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND };
     response
 }
 
@@ -378,38 +313,6 @@ fn path_and_query(uri: &Uri) -> &str {
     uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
 }
 
-/// Takes away what belongs to one hop (RFC 9110, 7.6.1), and every header of ours.
-fn strip(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| name != header::TE)
-        .collect();
-    let ours = |name: &HeaderName| name.as_str().starts_with("wspool-") || name.as_str().starts_with("wspool_");
-    let own: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
-    let hop = ["keep-alive", "proxy-connection"].map(HeaderName::from_static);
-    let fixed = [header::CONNECTION, header::UPGRADE];
-    for name in listed.iter().chain(&own).chain(&hop).chain(&fixed) {
-        headers.remove(name);
-    }
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
-    }
-}
-
-fn append_forwarded_for(headers: &mut HeaderMap, remote: SocketAddr) {
-    let name = HeaderName::from_static("x-forwarded-for");
-    let mut list: Vec<String> =
-        headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
-    list.push(remote.ip().to_string());
-    if let Ok(value) = HeaderValue::try_from(list.join(", ")) {
-        headers.insert(name, value);
-    }
-}
-
 fn refuse(sidecar: &Sidecar, refusal: Refusal) -> Response<Body> {
     sidecar.metrics.refused(refusal.label());
     let mut response = text(refusal.status(), &refusal.to_string());
@@ -443,7 +346,7 @@ fn not_a_peer(sidecar: &Sidecar) -> Response<Body> {
 }
 
 pub(crate) fn text(status: StatusCode, sentence: &str) -> Response<Body> {
-    let mut response = Response::new(Either::Right(Full::from(format!("{sentence}\n"))));
+    let mut response = Response::new(Body::own(format!("{sentence}\n")));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -453,7 +356,7 @@ pub(crate) fn text(status: StatusCode, sentence: &str) -> Response<Body> {
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(body) {
         Ok(bytes) => {
-            let mut response = Response::new(Either::Right(Full::from(bytes)));
+            let mut response = Response::new(Body::own(bytes));
             *response.status_mut() = status;
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response

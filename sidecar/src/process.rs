@@ -15,7 +15,7 @@ use crate::api::{self, ApiAddress, ApiListener};
 use crate::cli::{Config, ConfigError};
 use crate::metrics::Metrics;
 use crate::sidecar::{Installed, Sidecar};
-use crate::{control, evictor, idle, jwks, messages, placements, prestop, redis, revival, server};
+use crate::{control, evictor, idle, jwks, messages, placements, prestop, redis, revival, server, sessions};
 
 /// The backlog of the client port: a storm of reconnecting clients waits here rather than being refused.
 const BACKLOG: i32 = 4096;
@@ -91,6 +91,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         tasks.spawn(evictor::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(jwks::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(messages::run(Arc::clone(&sidecar), stopped.clone()));
+        tasks.spawn(sessions::run(Arc::clone(&sidecar), stopped.clone()));
         tasks.spawn(idle::run(Arc::clone(&sidecar), stopped.clone()));
         if let Some(app) = sidecar.config.upstream {
             tasks.spawn(revival::run(Arc::clone(&sidecar), app.port(), stopped.clone()));

@@ -23,7 +23,7 @@ use self::audience::Changes;
 use self::held::Held;
 pub use self::held::HeldMessage;
 pub use self::post::{Misplaced, Posted, Presence, Role};
-use crate::relay::{Fate, Link};
+use crate::relay::{Fate, Link, Mail};
 use crate::view::View;
 
 /// Identifies a connection for as long as it is held.
@@ -316,6 +316,20 @@ impl Registry {
         self.held += 1;
         self.trusted += u64::from(trusted);
         self.connections.insert(Connection { link, kind: Kind::Keyless, leaving: None, trusted })
+    }
+
+    /// A session goes on as another connection, which is told to leave if the session was. What waits for it goes along.
+    pub fn adopt(&mut self, id: ConnectionId, link: Arc<Link>, trusted: bool) {
+        let connection = &mut self.connections[id];
+        for (message, until) in connection.link.reclaim_mail() {
+            link.post(Mail::promised(message, until));
+        }
+        if connection.leaving.is_some() {
+            link.evict();
+        }
+        connection.link = link;
+        self.trusted += u64::from(trusted && !connection.trusted);
+        connection.trusted |= trusted;
     }
 
     /// A connection that is tunnelled to a peer.

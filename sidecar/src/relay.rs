@@ -28,8 +28,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use self::link::Command;
-pub use self::link::Link;
+pub use self::link::{Command, Link};
 pub use self::mailbox::{CAPACITY, Fate, Mail};
 pub use self::opening::{Connect, Opening};
 use self::parting::Farewell;

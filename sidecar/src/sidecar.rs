@@ -21,9 +21,10 @@ use crate::jwks::Jwks;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::plain::Forwarder;
+use crate::plain::forward::Forwarder;
 use crate::redis::Redis;
 use crate::registry::Registry;
+use crate::sessions::Sessions;
 use crate::view::View;
 
 /// Shared by everything in the process.
@@ -55,6 +56,8 @@ pub struct Sidecar {
     pub visitors: Mutex<Visitors>,
     /// Messages on their way to clients.
     pub messages: Messages,
+    /// Sessions that span requests.
+    pub sessions: Sessions,
     /// Wakes whoever waits for a key to be released, or to be known of again.
     pub released: Notify,
     /// Wakes the evictor: a grant has come in, or a drain has begun.
@@ -94,6 +97,7 @@ impl Sidecar {
             visitors: Mutex::default(),
             metrics,
             messages: Messages::default(),
+            sessions: Sessions::default(),
             released: Notify::new(),
             evictions: Notify::new(),
             registry: Mutex::new(Registry::new(view)),

@@ -2,28 +2,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use percent_encoding::percent_decode;
 use ring::claim::Arrival;
-use ring::settings::{Missing, Notice, NoticeProtocol, OwnerUnreachable, Trust};
+use ring::settings::{Missing, NoticeProtocol, OwnerUnreachable, Trust};
 use ring::wire::{Peer, header};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, Refusal};
 use crate::head::{Edit, RequestHead};
+use crate::held::Held;
 use crate::key::KeyError;
 use crate::origin::{self, Known, Origin};
-use crate::registry::ConnectionId;
-use crate::relay::{self, Connect, Early, Ended, Hooks, Link, Opening, Relay};
+use crate::relay::{self, Connect, Early, Link, Opening, Relay};
 use crate::response::{self, ResponseHead};
 use crate::server::{answer_and_close, text_answer};
 use crate::sidecar::Sidecar;
 use crate::view::View;
-use crate::{identity, peers};
+use crate::{identity, peers, sessions};
 
 /// How often a peer may send a handshake on.
 const REDIRECTS: u32 = 2;
@@ -179,8 +178,8 @@ impl Reached {
     fn hold(self, sidecar: &Arc<Sidecar>, to_client: Vec<u8>, opening: Option<Box<Opening>>) -> Accepted {
         let link = Arc::new(Link::of(sidecar.view().settings().notice.protocol));
         let (upstream, held) = match self {
-            Self::App(stream, place) => (stream, Held::new(sidecar, Some(place), &link)),
-            Self::Peer(stream) => (stream, Held::new(sidecar, None, &link)),
+            Self::App(stream, place) => (stream, Held::here(place, &link)),
+            Self::Peer(stream) => (stream, Held::transit(sidecar, &link)),
         };
         Accepted { upstream, to_client, opening, link, held }
     }
@@ -205,7 +204,8 @@ impl<'a> Handshake<'a> {
             let registry = sidecar.registry();
             let view = Arc::clone(registry.view());
             let limit = u64::from(view.settings().limits.connections);
-            let full = limit > 0 && registry.all() >= limit;
+            let goes_on = sessions::is_here(sidecar, &view, head.target());
+            let full = limit > 0 && registry.all() >= limit && !goes_on;
             (view, full)
         };
         let refuse = |refusal: Refusal| {
@@ -283,9 +283,14 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Whom a handshake goes to first. Where load decides one that was sent to the address of this slot was told to come
+    /// Whom a handshake goes to first: one of a session to whoever holds that. Where load decides one that was sent to the address of this slot was told to come
     /// here: it has been decided about.
     async fn begin(&self, head: &RequestHead) -> Decision {
+        let (key, target) = (self.key.as_deref(), head.target());
+        let asked = sessions::Request { key, method: &Method::GET, target, is_handshake: true };
+        if let Some(decision) = sessions::locate(self.sidecar, &self.view, asked).await {
+            return decision;
+        }
         if self.from_peer || !self.view.by_load() {
             return self.decide(self.arrival).await;
         }
@@ -479,48 +484,5 @@ impl Failure {
                 text_answer(StatusCode::BAD_GATEWAY, "", why)
             }
         }
-    }
-}
-
-/// A connection in the registry, for as long as the app's side of it lives.
-pub struct Held {
-    sidecar: Arc<Sidecar>,
-    id: ConnectionId,
-    removed: AtomicBool,
-}
-
-impl Held {
-    fn new(sidecar: &Arc<Sidecar>, place: Option<Place>, link: &Arc<Link>) -> Self {
-        let id = match place {
-            Some(place) => place.register(Arc::clone(link)),
-            None => sidecar.registry().register_transit(Arc::clone(link)),
-        };
-        Self { sidecar: Arc::clone(sidecar), id, removed: AtomicBool::new(false) }
-    }
-
-    /// Counts how it ended.
-    pub fn record(&self, ended: Ended) {
-        if let Ended::Evicted { manner, discarded } = ended {
-            self.sidecar.metrics.evicted(manner.label(), discarded);
-        }
-    }
-}
-
-impl Hooks for Held {
-    fn confirm(&self) -> Option<Arc<Notice>> {
-        self.sidecar.registry().confirm(self.id).map(Arc::new)
-    }
-
-    fn app_closed(&self) {
-        if !self.removed.swap(true, Ordering::AcqRel) {
-            self.sidecar.registry().remove(self.id);
-            self.sidecar.released.notify_waiters();
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.app_closed();
     }
 }

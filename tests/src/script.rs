@@ -1,5 +1,6 @@
 //! Peers that share no code with ours: scripts for Node and Python, around other people's libraries.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,18 @@ impl Script {
             said.ok_or_else(|| lines.join("\n"))
         })
         .await
+    }
+
+    /// The clients that a server was the last to answer.
+    pub fn clients_at(&self, server: &str) -> BTreeSet<String> {
+        let mut last = BTreeMap::new();
+        for line in self.lines() {
+            match line.split(' ').collect::<Vec<_>>().as_slice() {
+                ["at", key, server] => _ = last.insert((*key).to_owned(), (*server).to_owned()),
+                _ => panic!("a client library complains: {line}"),
+            }
+        }
+        last.into_iter().filter(|(_, last)| last == server).map(|(key, _)| key).collect()
     }
 
     /// Sends SIGTERM, which the scripts of `tests/node` take as a word to go on.

@@ -177,6 +177,32 @@ async fn plain_requests_with_a_key_are_routed_like_handshakes() {
 }
 
 #[tokio::test]
+async fn a_plain_request_that_enters_with_an_old_placement_is_sent_on_while_nothing_of_it_has_gone() {
+    let book = Guestbook::default();
+    let (a, b) = (server("a", &book).await, server("b", &book).await);
+    let backend = harness::Backend::start().await;
+    let c = Sidecar::named("c").upstream(backend.address).start().await;
+    let mut plan = Plan::new();
+    plan.hold(&[(0, &a.sidecar), (1, &b.sidecar)]);
+    plan.publish(&[&a.sidecar, &b.sidecar, &c]).await;
+    let key = plan.keys_of(&b.sidecar, 1).remove(0);
+    // The slot goes from b to c; a has not heard of it.
+    plan.hold(&[(0, &a.sidecar), (1, &c)]);
+    plan.publish(&[&b.sidecar, &c]).await;
+    let mut client = harness::Wire::dial(a.sidecar.listen).await;
+    client.send(format!("GET /poll?user={key} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    let mut app = backend.accept().await;
+    assert!(app.head().await.starts_with(&format!("GET /poll?user={key} ")));
+    app.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(client.exactly(4).await, b"pong");
+
+    client.send(format!("POST /poll?user={key} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nping")).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.to_lowercase().contains("retry-after: 1\r\n"), "{head}");
+}
+
+#[tokio::test]
 async fn a_key_is_read_from_the_first_source_that_has_one() {
     let backends = [harness::Backend::start().await, harness::Backend::start().await];
     let a = Sidecar::named("a").upstream(backends[0].address).start().await;

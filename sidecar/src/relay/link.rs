@@ -38,7 +38,7 @@ pub struct Link {
 
 /// What a connection has been told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub enum Command {
     /// Begin its eviction.
     Evict,
     /// Break at once.
@@ -155,7 +155,17 @@ impl Link {
         }
     }
 
-    pub(super) fn touch(&self) {
+    /// Waits for a command, where no relay looks for it.
+    pub async fn commanded(&self) -> Command {
+        std::future::poll_fn(|cx| {
+            self.register(cx.waker());
+            self.take_command().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Something has moved.
+    pub fn touch(&self) {
         self.active.store(clock::ticks(), Ordering::Relaxed);
     }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use harness::operator::Files;
 use harness::plan::taken_by_last;
-use harness::script::Script;
 use harness::tap::{Call, Tap};
 use harness::wait::{equal, until_within};
 use harness::{Operator, Sidecar, until};
@@ -48,12 +47,15 @@ async fn measure(library: &'static Library) -> Row {
     let tap = Tap::start(a.listen).await;
     let clients = library.connect(tap.address, CLIENTS);
     let keys: BTreeSet<String> = (0..CLIENTS).map(|number| format!("user-{number}")).collect();
-    until(&format!("{name}: all clients are at the first server"), async || equal(&at(&clients, "a"), &keys)).await;
+    until(&format!("{name}: all clients are at the first server"), async || equal(&clients.clients_at("a"), &keys))
+        .await;
 
     operator.files().list(&[&a, &b], &[]);
     let moved: BTreeSet<String> = taken_by_last(2, CLIENTS).into_iter().collect();
-    until_within(PATIENCE, &format!("{name}: those that moved are back"), async || equal(&at(&clients, "b"), &moved))
-        .await;
+    until_within(PATIENCE, &format!("{name}: those that moved are back"), async || {
+        equal(&clients.clients_at("b"), &moved)
+    })
+    .await;
     operator.stable(2).await;
 
     let calls = calls_by_key(&tap);
@@ -65,18 +67,6 @@ async fn measure(library: &'static Library) -> Row {
     let hosts: BTreeSet<String> = servers.lines().into_iter().filter(|line| line.starts_with("host ")).collect();
     assert_eq!(hosts, BTreeSet::from([host]), "{name}: its server must see the Host that its clients sent");
     Row { library, moved: moved.len(), away }
-}
-
-/// The clients that a server was the last to answer.
-fn at(clients: &Script, server: &str) -> BTreeSet<String> {
-    let mut last = BTreeMap::new();
-    for line in clients.lines() {
-        match line.split(' ').collect::<Vec<_>>().as_slice() {
-            ["at", key, server] => _ = last.insert((*key).to_owned(), (*server).to_owned()),
-            _ => panic!("a client library complains: {line}"),
-        }
-    }
-    last.into_iter().filter(|(_, last)| last == server).map(|(key, _)| key).collect()
 }
 
 fn calls_by_key(tap: &Tap) -> BTreeMap<String, Vec<Call>> {

@@ -116,6 +116,10 @@ const TAIL: &str = "
 - Action Cable waits for so long whatever it is told. Leave `rebalance.returnTimeout` well above 20 s.
 - The key must be in every handshake, and in every other request of the library, such as polls and negotiations. Clients
   of Discord reconnect to the `resume_gateway_url` that their server gave them: it must be an address of the pool.
+- With the protocols `SocketIO` and `SignalR` a session is a connection of its key as soon as an answer of the app names
+  it. Its polls, and the WebSocket that it gets, go where it began, also when its key has another owner by then. One that
+  still polls is moved by ending it at its app, as its client would. Without keys (`LeastConnections`) nothing keeps the
+  requests of a session together: let such clients use WebSocket alone.
 - SignalR without `withAutomaticReconnect()`, and subscriptions-transport-ws without `reconnect: true`, do not reconnect.
 - A library that is not here, and a browser's plain `WebSocket`, does what the application makes it do.
 ";

@@ -12,8 +12,9 @@ export function connectBy(transports) {
     const ask = () => socket.emit("where", at);
     socket.on("connect", () => {
       const { engine } = socket.io;
-      if (engine.transport.name === "websocket") ask();
+      if (transports || engine.transport.name === "websocket") ask();
       else engine.once("upgrade", ask);
     });
+    socket.on("connect_error", (error) => console.log("error", error.message, error.description));
   };
 }

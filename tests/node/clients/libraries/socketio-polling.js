@@ -1,0 +1,4 @@
+import { connectBy, serve } from "./socketio.js";
+
+export { serve };
+export const connect = connectBy(["polling"]);
