@@ -157,6 +157,7 @@ pub fn begin_drain(sidecar: &Sidecar) {
         DrainState::new(timeout, Instant::now())
     });
     sidecar.evictions.notify_one();
+    sidecar.drain_begun.notify_one();
 }
 
 async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> Response {

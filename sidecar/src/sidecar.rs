@@ -60,6 +60,8 @@ pub struct Sidecar {
     pub sessions: Sessions,
     /// Wakes whoever waits for a key to be released, or to be known of again.
     pub released: Notify,
+    /// Wakes whoever looks for the app to come back.
+    pub drain_begun: Notify,
     /// Wakes the evictor: a grant has come in, or a drain has begun.
     pub evictions: Notify,
     registry: Mutex<Registry>,
@@ -99,6 +101,7 @@ impl Sidecar {
             messages: Messages::default(),
             sessions: Sessions::default(),
             released: Notify::new(),
+            drain_begun: Notify::new(),
             evictions: Notify::new(),
             registry: Mutex::new(Registry::new(view)),
             tally: Mutex::default(),

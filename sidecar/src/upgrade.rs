@@ -283,8 +283,8 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Whom a handshake goes to first: one of a session to whoever holds that. Where load decides one that was sent to the address of this slot was told to come
-    /// here: it has been decided about.
+    /// Whom a handshake goes to first: one of a session to whoever holds that. Where load decides, one that was sent to the
+    /// address of this slot was told to come here: it has been decided about.
     async fn begin(&self, head: &RequestHead) -> Decision {
         let (key, target) = (self.key.as_deref(), head.target());
         let asked = sessions::Request { key, method: &Method::GET, target, is_handshake: true };
