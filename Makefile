@@ -14,7 +14,7 @@ CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool soak fuzz chaos clients lint fmt generate chart images sbom
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool bench-messages soak fuzz chaos clients lint fmt generate chart images sbom
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,11 @@ bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kub
 	@.ci/needs ip unshare setpriv
 	$(CARGO) build --release --locked --package wspool-operator --package wspool-bench
 	tests/control-plane/run target/release/pool
+
+bench-messages: bench/node/node_modules/.package-lock.json ## measure messages to clients of another server: ring-routed, through Redis, and by Socket.IO (two minutes)
+	@.ci/needs redis-server
+	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-bench --bin wspool-sidecar --bin messages
+	target/release/messages
 
 test-cluster: $(NODE_MODULES) ## run the tests that need whole nodes, with three of them (as root; the first time it is built: 25 minutes)
 	$(CARGO) test --package wspool-tests --test 'cluster_*' --locked --no-run

@@ -7,6 +7,8 @@ pub enum Unit {
     Count,
     /// Seconds.
     Seconds,
+    /// Seconds, shown in millionths.
+    Micros,
     /// Bytes, shown in MiB.
     Bytes,
     /// Hundredths of one core, shown in percent.
@@ -70,6 +72,7 @@ fn show(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Count => format!("{value:.0}"),
         Unit::Seconds => format!("{value:.2} s"),
+        Unit::Micros => format!("{:.0} µs", value * 1e6),
         Unit::Bytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
         Unit::Percent => format!("{value:.0} %"),
     }
