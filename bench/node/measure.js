@@ -43,8 +43,11 @@ async function sendFor(time) {
 
 await sendFor(WARM_MS);
 const began = performance.now();
+const usedBefore = process.cpuUsage();
 const latencies = (await sendFor(TIME_MS)).sort((a, b) => a - b);
 const seconds = (performance.now() - began) / 1_000;
+const used = process.cpuUsage(usedBefore);
+const cpu = (used.user + used.system) / 1_000_000 / latencies.length;
 const percentile = (percent) => latencies[Math.floor((latencies.length * percent) / 100)] / 1_000;
-console.log(JSON.stringify({ p50: percentile(50), p99: percentile(99), rate: latencies.length / seconds }));
+console.log(JSON.stringify({ p50: percentile(50), p99: percentile(99), rate: latencies.length / seconds, cpu }));
 process.exit(0);

@@ -110,6 +110,7 @@ impl Servers {
             figure("p50", "p50", Unit::Micros)?,
             figure("p99", "p99", Unit::Micros)?,
             figure("messages per second", "rate", Unit::Count)?,
+            figure("CPU of sender and client for each", "cpu", Unit::Micros)?,
         ])
     }
 
