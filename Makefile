@@ -17,7 +17,7 @@ OPENAPI := sidecar/openapi.json
 .PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool bench-messages soak fuzz chaos clients lint fmt generate chart images sbom
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the sidecar, the operator and the examples for use
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-operator --package wspool-examples

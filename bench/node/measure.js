@@ -19,7 +19,10 @@ setTimeout(() => {
 
 const send = await ways[setting.way](setting, (key, text) => {
   const arrived = performance.now();
-  waiting.get(key)({ arrived, text });
+  const heard = waiting.get(key);
+  if (!heard) throw new Error(`${key} heard ${text}, which nobody has sent now`);
+  waiting.delete(key);
+  heard({ arrived, text });
 });
 
 // Sends to a key for some time; returns how long each message was on its way, in milliseconds.
