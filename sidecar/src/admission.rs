@@ -20,6 +20,9 @@ use crate::view::View;
 /// How long to wait for a placement that a peer has and this sidecar has not: the operator tells all of them at once.
 pub const PLACEMENT_WAIT: Duration = Duration::from_millis(50);
 
+/// How often a peer may send a request on.
+pub const REDIRECTS: u32 = 2;
+
 /// How long a previous owner may need to learn that this sidecar is of its pool. Without a secret it knows its peers from
 /// its placement.
 const STRANGER_WAIT: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@
 mod fetch;
 mod key;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,10 +134,7 @@ impl Jwks {
     }
 
     fn path(&self, mounted: &Mounted) -> PathBuf {
-        match mounted {
-            Mounted::File(path) => path.clone(),
-            Mounted::SecretKeyRef(secret) => self.folder.as_deref().unwrap_or(Path::new("")).join(&secret.key),
-        }
+        mounted.path(self.folder.as_deref())
     }
 
     fn fetched(&self) -> MutexGuard<'_, Fetched> {

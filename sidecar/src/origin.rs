@@ -125,6 +125,13 @@ pub fn headers_of_redirect(view: &View, owner: &Peer) -> [(&'static str, String)
     ]
 }
 
+/// What those headers say: whom to ask, and under which epoch. `None` when they name nobody.
+pub fn redirect<'a>(get: impl Fn(&str) -> Option<&'a [u8]>) -> Option<(Peer, u64)> {
+    let text = |name| get(name).and_then(|value| std::str::from_utf8(value).ok());
+    let epoch = text(header::EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+    Some((Peer { uid: text(header::OWNER)?.to_owned(), address: text(header::ADDRESS)?.to_owned() }, epoch))
+}
+
 /// The headers that the app gets: the fencing token of the placement under which it was chosen.
 pub fn headers_for_app(view: &View) -> Vec<(&'static str, String)> {
     match &view.placement {

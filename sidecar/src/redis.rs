@@ -12,7 +12,7 @@ mod client;
 mod listening;
 pub mod session;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -104,10 +104,7 @@ impl Redis {
     }
 
     fn path(&self, mounted: &Mounted) -> PathBuf {
-        match mounted {
-            Mounted::File(path) => path.clone(),
-            Mounted::SecretKeyRef(secret) => self.folder.as_deref().unwrap_or(Path::new("")).join(&secret.key),
-        }
+        mounted.path(self.folder.as_deref())
     }
 }
 

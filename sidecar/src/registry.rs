@@ -510,6 +510,12 @@ impl Registry {
         self.held + self.transit
     }
 
+    /// Whether there are as many as `limits.connections` allows.
+    pub fn is_full(&self) -> bool {
+        let limit = u64::from(self.view.settings().limits.connections);
+        limit > 0 && self.all() >= limit
+    }
+
     /// Connections being evicted.
     pub fn leaving(&self) -> u64 {
         self.leaving

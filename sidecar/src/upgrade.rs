@@ -12,7 +12,7 @@ use ring::wire::{Peer, header};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, Refusal};
+use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, REDIRECTS, Refusal};
 use crate::head::{Edit, RequestHead};
 use crate::held::Held;
 use crate::key::KeyError;
@@ -24,8 +24,6 @@ use crate::sidecar::Sidecar;
 use crate::view::View;
 use crate::{identity, peers, sessions};
 
-/// How often a peer may send a handshake on.
-const REDIRECTS: u32 = 2;
 /// How long the search for a next-best slot may take in all.
 const FALLBACK_LIMIT: Duration = Duration::from_millis(1500);
 /// How long handshakes wait for an app that refuses connections, before its keys go to their next-best slots.
@@ -103,10 +101,11 @@ pub async fn serve(
         }
         return None;
     }
-    let opening = opening(&sidecar.view(), &response);
+    let view = sidecar.view();
+    let opening = opening(&view, &response);
     let (switching, to_client) = response.into_switching();
     // Held before the client can know: a claim that comes now finds it here.
-    let accepted = reached.hold(&sidecar, to_client, opening);
+    let accepted = reached.hold(&sidecar, &view, to_client, opening);
     client.write_all(&switching).await.ok()?;
     Some(accepted.with_client(client, head.take_rest()))
 }
@@ -147,9 +146,10 @@ pub async fn accept(sidecar: &Arc<Sidecar>, remote: SocketAddr, head: RequestHea
         Err(answer) => return Outcome::Refused(answer),
     };
     if response.status() == SWITCHING {
-        let opening = opening(&sidecar.view(), &response);
+        let view = sidecar.view();
+        let opening = opening(&view, &response);
         let (raw, to_client) = response.into_switching();
-        return Outcome::Switched(raw, reached.hold(sidecar, to_client, opening));
+        return Outcome::Switched(raw, reached.hold(sidecar, &view, to_client, opening));
     }
     match response::collect(response, &mut reached.into_stream()).await {
         Ok((raw, body)) => Outcome::Answered(raw, body),
@@ -175,8 +175,8 @@ impl Reached {
         }
     }
 
-    fn hold(self, sidecar: &Arc<Sidecar>, to_client: Vec<u8>, opening: Option<Box<Opening>>) -> Accepted {
-        let link = Arc::new(Link::of(sidecar.view().settings().notice.protocol));
+    fn hold(self, sidecar: &Arc<Sidecar>, view: &View, to_client: Vec<u8>, opening: Option<Box<Opening>>) -> Accepted {
+        let link = Arc::new(Link::of(view.settings().notice.protocol));
         let (upstream, held) = match self {
             Self::App(stream, place) => (stream, Held::here(place, &link)),
             Self::Peer(stream) => (stream, Held::transit(sidecar, &link)),
@@ -203,9 +203,7 @@ impl<'a> Handshake<'a> {
         let (view, full) = {
             let registry = sidecar.registry();
             let view = Arc::clone(registry.view());
-            let limit = u64::from(view.settings().limits.connections);
-            let goes_on = sessions::is_here(sidecar, &view, head.target());
-            let full = limit > 0 && registry.all() >= limit && !goes_on;
+            let full = registry.is_full() && !sessions::is_here(sidecar, &view, head.target());
             (view, full)
         };
         let refuse = |refusal: Refusal| {
@@ -427,14 +425,10 @@ enum Asked {
 }
 
 fn redirected(response: &ResponseHead) -> Asked {
-    let text = |name| response.header(name).and_then(|value| std::str::from_utf8(value).ok());
-    let epoch = text(header::EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
-    match (text(header::OWNER), text(header::ADDRESS)) {
-        (Some(uid), Some(address)) => {
-            Asked::Redirected { to: Peer { uid: uid.to_owned(), address: address.to_owned() }, epoch }
-        }
+    match origin::redirect(|name| response.header(name)) {
+        Some((to, epoch)) => Asked::Redirected { to, epoch },
         // Not the sidecar that was meant: its address has been given to another.
-        _ => Asked::Unreachable,
+        None => Asked::Unreachable,
     }
 }
 

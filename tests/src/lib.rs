@@ -17,6 +17,7 @@
 //! | [`script`] | other people's libraries for Node and Python, as servers and as clients |
 //! | [`tap`] | a wire that is listened to |
 //! | [`control_plane`] | a real Kubernetes API, for the tests named `kubernetes_*`: `make test-api` |
+//! | [`scene`] | a whole pool without Kubernetes |
 //! | [`helm`] | the chart, by the real Helm |
 //! | [`cluster`] | whole nodes, for the tests named `cluster_*`: `make test-cluster` |
 //! | [`issuer`] | who signs clients' tokens, and publishes the keys |
@@ -41,6 +42,7 @@ pub mod plan;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod scene;
 pub mod script;
 pub mod sidecar;
 pub mod tap;
@@ -54,6 +56,7 @@ pub use crowd::Crowd;
 pub use guestbook::Guestbook;
 pub use operator::Operator;
 pub use plan::Plan;
+pub use scene::Scene;
 pub use sidecar::Sidecar;
 pub use wait::until;
 pub use wire::{Backend, Wire};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use harness::http::Http;
 use harness::operator::Files;
 use harness::wait::equal;
-use harness::{App, Client, Crowd, Guestbook, Operator, Plan, Sidecar, Wire, until};
+use harness::{App, Client, Guestbook, Plan, Scene, Sidecar, Wire, until};
 use http::{Method, StatusCode};
 use ring::settings::{Gateway, Settings, Strategy};
 use ring::wire::{Load, Loads, Told};
@@ -17,78 +17,39 @@ use tokio_tungstenite::tungstenite::Message;
 const FAST: &str = "strategy: LeastConnections, rebalance: {settle: 200ms, rate: 200, returnTimeout: 5s}";
 
 /// A pool without keys, behind a router.
-struct Scene {
-    book: Guestbook,
-    apps: BTreeMap<String, App>,
-    servers: BTreeMap<String, Sidecar>,
-    router: Sidecar,
-    operator: Operator,
-    crowd: Crowd,
+async fn scene(spec: &str, names: &[&str]) -> Scene {
+    Scene::new(Files::keyless(spec), names).await
 }
 
-impl Scene {
-    async fn new(names: &[&str]) -> Self {
-        Self::with(FAST, names).await
-    }
+/// Waits until these servers have so many clients, and nothing moves.
+async fn balanced(scene: &Scene, expected: &[(&str, usize)]) -> Value {
+    let expected: BTreeMap<_, _> = expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    until("the pool is balanced", async || {
+        let balanced = equal(&scene.crowd.present(), &expected);
+        if balanced.is_ok() { Ok(()) } else { Err(format!("{balanced:?} {}", scene.operator.pool().await)) }
+    })
+    .await;
+    scene.operator.until("nothing moves", |pool| pool["state"] == "Stable" && pool["move"]["inFlight"] == 0).await
+}
 
-    async fn with(spec: &str, names: &[&str]) -> Self {
-        let (router, operator) = (Sidecar::router().await, Operator::start(Files::keyless(spec)).await);
-        let (book, crowd) = (Guestbook::default(), Crowd::default());
-        let mut scene = Self { book, apps: BTreeMap::new(), servers: BTreeMap::new(), router, operator, crowd };
-        for name in names {
-            scene.start(name).await;
-        }
-        scene.list(names);
-        let pool = scene.operator.stable(names.len()).await;
-        until("the router knows the pool", async || {
-            equal(&scene.router.status().await.version.epoch.into(), &pool["epoch"])
-        })
-        .await;
-        scene
+/// How often each client was disconnected; each time it was told, and nobody was turned away.
+fn breaks(scene: &Scene) -> Vec<usize> {
+    let lives = scene.crowd.lives();
+    for life in &lives {
+        assert!(life.goodbyes().iter().all(|told| *told == Some((1012, "moved".to_owned()))), "{life:?}");
+        assert_eq!(life.refusals, Vec::<String>::new(), "{life:?}");
     }
-
-    async fn start(&mut self, name: &str) {
-        let app = App::start(name, &self.book).await;
-        let sidecar = Sidecar::named(name).upstream(app.address).start().await;
-        self.apps.insert(name.into(), app);
-        self.servers.insert(name.into(), sidecar);
-    }
-
-    fn list(&self, names: &[&str]) {
-        let members: Vec<_> = names.iter().map(|name| &self.servers[*name]).collect();
-        self.operator.files().list(&members, &[&self.router]);
-    }
-
-    /// Waits until these servers have so many clients, and nothing moves.
-    async fn balanced(&self, expected: &[(&str, usize)]) -> Value {
-        let expected: BTreeMap<_, _> = expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-        until("the pool is balanced", async || {
-            let balanced = equal(&self.crowd.present(), &expected);
-            if balanced.is_ok() { Ok(()) } else { Err(format!("{balanced:?} {}", self.operator.pool().await)) }
-        })
-        .await;
-        self.operator.until("nothing moves", |pool| pool["state"] == "Stable" && pool["move"]["inFlight"] == 0).await
-    }
-
-    /// How often each client was disconnected; each time it was told, and nobody was turned away.
-    fn breaks(&self) -> Vec<usize> {
-        let lives = self.crowd.lives();
-        for life in &lives {
-            assert!(life.goodbyes().iter().all(|told| *told == Some((1012, "moved".to_owned()))), "{life:?}");
-            assert_eq!(life.refusals, Vec::<String>::new(), "{life:?}");
-        }
-        lives.iter().map(harness::crowd::Life::breaks).collect()
-    }
+    lives.iter().map(harness::crowd::Life::breaks).collect()
 }
 
 #[tokio::test]
 async fn half_of_the_connections_of_one_server_are_moved_to_a_second_one_that_joins() {
-    let mut scene = Scene::new(&["a"]).await;
+    let mut scene = scene(FAST, &["a"]).await;
     scene.crowd.join_users(200, &[scene.router.listen]).await;
     scene.start("b").await;
     scene.list(&["a", "b"]);
-    let pool = scene.balanced(&[("a", 100), ("b", 100)]).await;
-    assert_eq!(scene.breaks().into_iter().sum::<usize>(), 100, "as many as had to");
+    let pool = balanced(&scene, &[("a", 100), ("b", 100)]).await;
+    assert_eq!(breaks(&scene).into_iter().sum::<usize>(), 100, "as many as had to");
     assert_eq!((&pool["move"]["evicted"], &pool["move"]["returned"]), (&100.into(), &100.into()), "{pool}");
     assert_eq!((&pool["move"]["lost"], &pool["breaks"]["move"]), (&0.into(), &100.into()), "{pool}");
     // A third one: nobody is moved twice by it that did not have to be, and nothing goes to and fro.
@@ -100,24 +61,24 @@ async fn half_of_the_connections_of_one_server_are_moved_to_a_second_one_that_jo
         equal(&(present.len(), least.is_some_and(|least| *least >= 66)), &(3, true))
     })
     .await;
-    assert_eq!(scene.breaks().into_iter().sum::<usize>(), 166, "{:?}", scene.crowd.present());
+    assert_eq!(breaks(&scene).into_iter().sum::<usize>(), 166, "{:?}", scene.crowd.present());
 }
 
 #[tokio::test]
 async fn a_burst_of_clients_without_keys_is_spread_over_the_servers() {
-    let mut scene = Scene::new(&["a", "b"]).await;
+    let mut scene = scene(FAST, &["a", "b"]).await;
     let entries = [scene.router.listen, scene.servers["a"].listen];
     scene.crowd.join_users(100, &entries).await;
     let (a, b) = (scene.crowd.present()["a"], scene.crowd.present()["b"]);
     assert!(a.abs_diff(b) <= 10, "{a} and {b}");
-    assert_eq!(scene.breaks().into_iter().sum::<usize>(), 0);
+    assert_eq!(breaks(&scene).into_iter().sum::<usize>(), 0);
 }
 
 #[tokio::test]
 async fn the_idle_are_moved_first_and_pings_are_no_activity() {
     // These clients do not come back.
     let spec = "strategy: LeastConnections, rebalance: {settle: 200ms, minReturned: 0, returnTimeout: 1s}";
-    let mut scene = Scene::with(spec, &["a"]).await;
+    let mut scene = scene(spec, &["a"]).await;
     let (mut talkers, mut idlers) = (Vec::new(), Vec::new());
     for _ in 0..10 {
         idlers.push(Client::connect(scene.router.listen, "idler").await);
@@ -147,7 +108,7 @@ async fn the_idle_are_moved_first_and_pings_are_no_activity() {
 
 #[tokio::test]
 async fn a_server_that_ends_is_emptied_to_the_others() {
-    let mut scene = Scene::new(&["a", "b", "c"]).await;
+    let mut scene = scene(FAST, &["a", "b", "c"]).await;
     scene.crowd.join_users(90, &[scene.router.listen]).await;
     let held = scene.crowd.present()["a"];
     assert!(held > 20, "{:?}", scene.crowd.present());
@@ -157,19 +118,19 @@ async fn a_server_that_ends_is_emptied_to_the_others() {
     scene.list(&["b", "c"]);
     scene.crowd.settled().await;
     assert_eq!(scene.crowd.present().keys().collect::<Vec<_>>(), ["b", "c"]);
-    let breaks = scene.breaks();
+    let breaks = breaks(&scene);
     assert_eq!((breaks.iter().sum::<usize>(), breaks.iter().max()), (held, Some(&1)));
 }
 
 #[tokio::test]
 async fn a_server_that_was_killed_gets_its_share_when_it_is_back() {
-    let mut scene = Scene::new(&["a", "b"]).await;
+    let mut scene = scene(FAST, &["a", "b"]).await;
     scene.crowd.join_users(60, &[scene.router.listen]).await;
     scene.servers.get_mut("b").expect("b").kill();
     let all_at_a = BTreeMap::from([("a".to_owned(), 60)]);
     until("all are at the other one", async || equal(&scene.crowd.present(), &all_at_a)).await;
     scene.servers.get_mut("b").expect("b").start_again().await;
-    scene.balanced(&[("a", 30), ("b", 30)]).await;
+    balanced(&scene, &[("a", 30), ("b", 30)]).await;
 }
 
 fn told(version: Version, loads: &[u64]) -> Told {

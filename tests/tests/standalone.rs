@@ -9,66 +9,28 @@ use harness::crowd::Habit;
 use harness::operator::Files;
 use harness::plan::taken_by_last;
 use harness::wait::equal;
-use harness::{App, Crowd, Guestbook, Operator, Sidecar, until};
+use harness::{App, Scene, until};
 use serde_json::Value;
 
-/// Servers, a router, an operator, and clients that enter at the router.
-struct Scene {
-    book: Guestbook,
-    apps: BTreeMap<String, App>,
-    servers: BTreeMap<String, Sidecar>,
-    router: Sidecar,
-    operator: Operator,
-    crowd: Crowd,
+/// A pool whose key is the user, behind a router.
+async fn scene(spec: &str, names: &[&str]) -> Scene {
+    Scene::new(Files::new(spec), names).await
 }
 
-impl Scene {
-    /// Starts servers of these names, and lists them; each gets a slot in this order.
-    async fn new(spec: &str, names: &[&str]) -> Self {
-        let router = Sidecar::router().await;
-        let operator = Operator::start(Files::new(spec)).await;
-        let (book, crowd) = (Guestbook::default(), Crowd::default());
-        let mut scene = Self { book, apps: BTreeMap::new(), servers: BTreeMap::new(), router, operator, crowd };
-        for name in names {
-            scene.start(name).await;
-        }
-        scene.list(names);
-        let pool = scene.operator.stable(names.len()).await;
-        // Nothing has to move for the first placement, so nobody was waited for.
-        until("the router knows the pool", async || {
-            equal(&scene.router.status().await.version.epoch.into(), &pool["epoch"])
-        })
-        .await;
-        scene
+async fn join(scene: &mut Scene, clients: usize, habit: Habit) {
+    for number in 0..clients {
+        scene.crowd.join_with(&format!("user-{number}"), &[scene.router.listen], habit);
     }
+    scene.crowd.settled().await;
+}
 
-    async fn start(&mut self, name: &str) {
-        let app = App::start(name, &self.book).await;
-        let sidecar = Sidecar::named(name).upstream(app.address).start().await;
-        self.apps.insert(name.into(), app);
-        self.servers.insert(name.into(), sidecar);
-    }
+/// The clients' breaks, by key.
+fn breaks(scene: &Scene) -> BTreeMap<String, usize> {
+    scene.crowd.lives().into_iter().map(|life| (life.key.clone(), life.breaks())).collect()
+}
 
-    fn list(&self, names: &[&str]) {
-        let members: Vec<_> = names.iter().map(|name| &self.servers[*name]).collect();
-        self.operator.files().list(&members, &[&self.router]);
-    }
-
-    async fn join(&mut self, clients: usize, habit: Habit) {
-        for number in 0..clients {
-            self.crowd.join_with(&format!("user-{number}"), &[self.router.listen], habit);
-        }
-        self.crowd.settled().await;
-    }
-
-    /// The clients' breaks, by key.
-    fn breaks(&self) -> BTreeMap<String, usize> {
-        self.crowd.lives().into_iter().map(|life| (life.key.clone(), life.breaks())).collect()
-    }
-
-    fn never_on_two_servers(&self) {
-        assert_eq!(self.book.on_two_servers(), Vec::<String>::new());
-    }
+fn never_on_two_servers(scene: &Scene) {
+    assert_eq!(scene.book.on_two_servers(), Vec::<String>::new());
 }
 
 fn condition<'a>(pool: &'a Value, kind: &str) -> &'a Value {
@@ -78,8 +40,8 @@ fn condition<'a>(pool: &'a Value, kind: &str) -> &'a Value {
 
 #[tokio::test]
 async fn one_more_server_takes_its_share_and_nobody_else_is_touched() {
-    let mut scene = Scene::new("rebalance: {settle: 200ms, rate: 100}", &["a", "b"]).await;
-    scene.join(150, Habit::Returns).await;
+    let mut scene = scene("rebalance: {settle: 200ms, rate: 100}", &["a", "b"]).await;
+    join(&mut scene, 150, Habit::Returns).await;
     let taken = taken_by_last(3, 150);
     scene.start("c").await;
     scene.list(&["a", "b", "c"]);
@@ -89,7 +51,7 @@ async fn one_more_server_takes_its_share_and_nobody_else_is_touched() {
         assert_eq!(life.goodbyes(), expected, "{life:?}");
         assert_eq!(life.refusals, Vec::<String>::new(), "{life:?}");
     }
-    scene.never_on_two_servers();
+    never_on_two_servers(&scene);
     let count = taken.len();
     assert_eq!(pool["move"]["evicted"], count, "{pool}");
     assert_eq!((&pool["move"]["returned"], &pool["move"]["lost"]), (&count.into(), &0.into()), "{pool}");
@@ -101,8 +63,8 @@ async fn one_more_server_takes_its_share_and_nobody_else_is_touched() {
 
 #[tokio::test]
 async fn a_rollout_with_a_spare_breaks_each_connection_exactly_once() {
-    let mut scene = Scene::new("replicas: 2, rebalance: {settle: 200ms, rate: 200}", &["a", "b"]).await;
-    scene.join(80, Habit::Returns).await;
+    let mut scene = scene("replicas: 2, rebalance: {settle: 200ms, rate: 200}", &["a", "b"]).await;
+    join(&mut scene, 80, Habit::Returns).await;
     let by_a = scene.crowd.present()["a"];
     // The new version of a server is there first; then an old one goes: once out of the list, once by a signal.
     scene.start("c").await;
@@ -112,7 +74,7 @@ async fn a_rollout_with_a_spare_breaks_each_connection_exactly_once() {
     scene.list(&["b", "c"]);
     until("the first is empty", async || equal(&scene.servers["a"].status().await.connections, &0)).await;
     scene.operator.stable(2).await;
-    assert_eq!(scene.breaks().values().sum::<usize>(), by_a);
+    assert_eq!(breaks(&scene).values().sum::<usize>(), by_a);
 
     scene.start("d").await;
     scene.list(&["b", "c", "d"]);
@@ -127,13 +89,13 @@ async fn a_rollout_with_a_spare_breaks_each_connection_exactly_once() {
         assert_eq!(life.goodbyes(), [Some((1012, "moved".to_owned()))], "{life:?}");
         assert_eq!(life.refusals, Vec::<String>::new(), "{life:?}");
     }
-    scene.never_on_two_servers();
+    never_on_two_servers(&scene);
 }
 
 #[tokio::test]
 async fn an_operator_killed_in_mid_move_stops_it_and_another_finishes_it() {
-    let mut scene = Scene::new("rebalance: {settle: 200ms, rate: 10}", &["a"]).await;
-    scene.join(80, Habit::Returns).await;
+    let mut scene = scene("rebalance: {settle: 200ms, rate: 10}", &["a"]).await;
+    join(&mut scene, 80, Habit::Returns).await;
     let taken = taken_by_last(2, 80);
     scene.start("b").await;
     scene.list(&["a", "b"]);
@@ -154,19 +116,19 @@ async fn an_operator_killed_in_mid_move_stops_it_and_another_finishes_it() {
 
     scene.operator.start_again().await;
     let pool = scene.operator.stable(2).await;
-    for (key, breaks) in scene.breaks() {
+    for (key, breaks) in breaks(&scene) {
         assert_eq!(breaks, usize::from(taken.contains(&key)), "{key}");
     }
     assert_eq!(scene.servers["a"].status().await.evicted, taken.len() as u64);
     assert_eq!(pool["term"], 2, "a new leader has a term of its own: {pool}");
-    scene.never_on_two_servers();
+    never_on_two_servers(&scene);
 }
 
 #[tokio::test]
 async fn clients_that_do_not_come_back_stop_the_move_and_the_pool_says_why() {
     let spec = "rebalance: {settle: 200ms, rate: 50, returnTimeout: 1s, minReturned: 80}";
-    let mut scene = Scene::new(spec, &["a"]).await;
-    scene.join(100, Habit::StaysAway).await;
+    let mut scene = scene(spec, &["a"]).await;
+    join(&mut scene, 100, Habit::StaysAway).await;
     let taken = taken_by_last(2, 100);
     scene.start("b").await;
     scene.list(&["a", "b"]);
@@ -190,13 +152,13 @@ async fn clients_that_do_not_come_back_stop_the_move_and_the_pool_says_why() {
         if pool["state"] == "Stable" { Ok(()) } else { Err(pool.to_string()) }
     })
     .await;
-    scene.never_on_two_servers();
+    never_on_two_servers(&scene);
 }
 
 #[tokio::test]
 async fn clients_that_stop_returning_in_mid_move_stop_it_until_they_are_back() {
     let spec = "rebalance: {settle: 200ms, rate: 20, returnTimeout: 1s, minReturned: 80}";
-    let mut scene = Scene::new(spec, &["a"]).await;
+    let mut scene = scene(spec, &["a"]).await;
     let (away, router) = (Arc::new(AtomicBool::new(false)), scene.router.listen);
     for number in 0..200 {
         let away = Arc::clone(&away);
@@ -215,16 +177,16 @@ async fn clients_that_stop_returning_in_mid_move_stop_it_until_they_are_back() {
     away.store(false, Ordering::Relaxed);
     scene.operator.stable(2).await;
     scene.crowd.settled().await;
-    for (key, breaks) in scene.breaks() {
+    for (key, breaks) in breaks(&scene) {
         assert_eq!(breaks, usize::from(taken.contains(&key)), "{key}");
     }
-    scene.never_on_two_servers();
+    never_on_two_servers(&scene);
 }
 
 #[tokio::test]
 async fn a_members_file_with_a_mistake_leaves_the_last_good_one_in_force() {
-    let mut scene = Scene::new("rebalance: {settle: 200ms, rate: 200}", &["a", "b"]).await;
-    scene.join(20, Habit::Returns).await;
+    let mut scene = scene("rebalance: {settle: 200ms, rate: 200}", &["a", "b"]).await;
+    join(&mut scene, 20, Habit::Returns).await;
     let epoch = scene.operator.pool().await["epoch"].clone();
     let good = std::fs::read_to_string(scene.operator.files().path("members.yaml")).expect("the file");
     let mistakes = [
@@ -253,13 +215,13 @@ async fn a_members_file_with_a_mistake_leaves_the_last_good_one_in_force() {
     scene.list(&["a", "b", "c"]);
     let pool = scene.operator.stable(3).await;
     assert_eq!(condition(&pool, "Degraded")["status"], false, "{pool}");
-    assert_eq!(scene.breaks().values().sum::<usize>(), taken_by_last(3, 20).len());
+    assert_eq!(breaks(&scene).values().sum::<usize>(), taken_by_last(3, 20).len());
 }
 
 #[tokio::test]
 async fn a_killed_server_gets_its_keys_back_and_nobody_else_moves() {
-    let mut scene = Scene::new("rebalance: {settle: 200ms, rate: 200}", &["a", "b", "c"]).await;
-    scene.join(90, Habit::Returns).await;
+    let mut scene = scene("rebalance: {settle: 200ms, rate: 200}", &["a", "b", "c"]).await;
+    join(&mut scene, 90, Habit::Returns).await;
     let at_home = scene.crowd.lives();
     let address = scene.apps.remove("b").map(|app| app.address).expect("its app");
     scene.servers.get_mut("b").expect("b").kill();

@@ -149,20 +149,18 @@ impl Machine {
 
     fn pods(&self, now: Instant) -> (Vec<String>, Vec<Pod>) {
         let takes = self.destinations(now);
-        let weight_of = |uid: &str| {
-            let slot =
-                self.saved.roster.slots.iter().find(|slot| slot.holder.as_ref().is_some_and(|h| h.uid == uid))?;
-            takes.contains_key(&slot.id).then_some(u64::from(slot.weight))
-        };
-        // One that is neither emptied nor takes anything, such as one that does not answer, is no part of the mean.
-        let is_emptied = |uid: &str, draining| {
-            draining || self.slot_of(uid).is_none() || matches!(self.state_of(uid), MemberState::Leaving { .. })
-        };
+        let slots = self.saved.roster.slots.iter();
+        let held: BTreeMap<_, _> = slots.filter_map(|slot| Some((slot.holder.as_ref()?.uid.as_str(), slot))).collect();
+        let leaves = |uid: &str| matches!(self.state_of(uid), MemberState::Leaving { .. });
         let pods = self.placed().filter_map(|sidecar| {
             let report = &sidecar.report;
-            let weight = match is_emptied(&report.uid, report.draining) {
-                true => 0,
-                false => weight_of(&report.uid)?,
+            let weight = match held.get(report.uid.as_str()) {
+                Some(slot) if !report.draining && !leaves(&report.uid) => {
+                    // One that is neither emptied nor takes anything, such as one that does not answer, is no part of
+                    // the mean.
+                    takes.contains_key(&slot.id).then_some(u64::from(slot.weight))?
+                }
+                Some(_) | None => 0,
             };
             Some((report.uid.clone(), Pod { staying: report.connections.saturating_sub(report.in_flight), weight }))
         });

@@ -1,6 +1,6 @@
 //! How a client's JSON web token is found and checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +94,16 @@ pub enum Mounted {
     File(#[cfg_attr(feature = "schema", schemars(with = "String", length(max = 4_096)))] PathBuf),
     /// A key of a Secret that pods have mounted for this.
     SecretKeyRef(SecretKey),
+}
+
+impl Mounted {
+    /// Where it is, when the Secret is mounted at `folder`.
+    pub fn path(&self, folder: Option<&Path>) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::SecretKeyRef(secret) => folder.unwrap_or(Path::new("")).join(&secret.key),
+        }
+    }
 }
 
 /// A key of a Secret in the pool's namespace.

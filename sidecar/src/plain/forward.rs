@@ -13,19 +13,16 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use ring::claim::Arrival;
-use ring::wire::{Peer, header as ours};
+use ring::wire::Peer;
 
 use super::body::{Beginning, Body};
 use super::{insert, path_and_query, redirect, refuse, text};
-use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, Refusal};
+use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, REDIRECTS, Refusal};
 use crate::origin::{self, Known};
 use crate::sessions::dialect::{Dialect, Farewell};
 use crate::sessions::{self, First};
 use crate::sidecar::Sidecar;
 use crate::view::View;
-
-/// How often a peer may send a request on.
-const REDIRECTS: u32 = 2;
 
 type Outgoing = Either<Incoming, Full<Bytes>>;
 
@@ -152,11 +149,10 @@ impl Passage<'_> {
 
     /// Whether the limits allow one more connection, when its turn has come.
     async fn may_begin(&self) -> Result<(), Refusal> {
-        let limits = self.view.settings().limits;
-        if limits.connections > 0 && self.sidecar.registry().all() >= u64::from(limits.connections) {
+        if self.sidecar.registry().is_full() {
             return Err(Refusal::Full);
         }
-        let turn = self.sidecar.turnstile.pass(limits.handshakes_per_second).await;
+        let turn = self.sidecar.turnstile.pass(self.view.settings().limits.handshakes_per_second).await;
         turn.map_err(|_| Refusal::QueueFull)
     }
 
@@ -213,9 +209,7 @@ fn copy(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
 /// Whom a peer names in its stead, and under which epoch.
 fn redirected(response: &Result<Response<Incoming>, Response<Body>>) -> Option<(Peer, u64)> {
     let response = response.as_ref().ok().filter(|response| response.status() == StatusCode::MISDIRECTED_REQUEST)?;
-    let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let to = Peer { uid: text(ours::OWNER)?.to_owned(), address: text(ours::ADDRESS)?.to_owned() };
-    Some((to, text(ours::EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default()))
+    origin::redirect(|name| response.headers().get(name).map(HeaderValue::as_bytes))
 }
 
 fn stripped(mut response: Response<Incoming>) -> Response<Incoming> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::error::Error;
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _};
 use fred::types::Message as Publication;
 use fred::types::config::Server;
@@ -189,11 +189,11 @@ impl Subscriptions<'_> {
             }
         }
         for batch in new.chunks(BATCH) {
-            self.subscribe(batch).await?;
+            self.tell(batch, true).await?;
             self.present.extend(batch.iter().cloned());
         }
         for batch in old.chunks(BATCH) {
-            self.unsubscribe(batch).await?;
+            self.tell(batch, false).await?;
             for channel in batch {
                 self.present.remove(channel);
             }
@@ -206,31 +206,24 @@ impl Subscriptions<'_> {
         format!("{}key:{key}", self.target.prefix)
     }
 
-    async fn subscribe(&self, channels: &[String]) -> Result<(), Error> {
+    /// Subscribes to channels, or from them.
+    async fn tell(&self, channels: &[String], listen: bool) -> Result<(), Error> {
+        let client = self.client;
         let all = async {
-            if self.client.is_clustered() {
+            if client.is_clustered() {
                 // The channels of one command would have to be of one shard.
-                try_join_all(channels.iter().map(|channel| self.client.ssubscribe(channel.as_str()))).await.map(drop)
+                let one = async |channel: &String| match listen {
+                    true => client.ssubscribe(channel.as_str()).await,
+                    false => client.sunsubscribe(channel.as_str()).await,
+                };
+                try_join_all(channels.iter().map(one)).await.map(drop)
+            } else if listen {
+                client.subscribe(channels.to_vec()).await
             } else {
-                self.client.subscribe(channels.to_vec()).await
+                client.unsubscribe(channels.to_vec()).await
             }
         };
-        within(all).await
+        let silent = || Error::new(ErrorKind::Timeout, "it does not answer");
+        tokio::time::timeout(2 * PATIENCE, all).await.unwrap_or_else(|_| Err(silent()))
     }
-
-    async fn unsubscribe(&self, channels: &[String]) -> Result<(), Error> {
-        let all = async {
-            if self.client.is_clustered() {
-                try_join_all(channels.iter().map(|channel| self.client.sunsubscribe(channel.as_str()))).await.map(drop)
-            } else {
-                self.client.unsubscribe(channels.to_vec()).await
-            }
-        };
-        within(all).await
-    }
-}
-
-async fn within(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    let silent = || Error::new(fred::error::ErrorKind::Timeout, "it does not answer");
-    tokio::time::timeout(2 * PATIENCE, command).await.unwrap_or_else(|_| Err(silent()))
 }

@@ -276,23 +276,13 @@ async fn redis_may_want_tls_a_user_and_a_prefix() {
     assert_eq!(get(&pool.sidecars[0], "ann").await, "state");
 }
 
-async fn ask(
-    sidecar: &Sidecar,
-    method: Method,
-    path: &str,
-    body: &str,
-    headers: &[(&str, &str)],
-) -> harness::http::Answer {
-    sidecar.ask_api(headers, method, path, body).await
-}
-
 async fn put(sidecar: &Sidecar, key: &str, body: &str, headers: &[(&str, &str)]) {
-    let answer = ask(sidecar, Method::PUT, &format!("/v1/keys/{key}/session?ttl=1h"), body, headers).await;
+    let answer = sidecar.ask_api(headers, Method::PUT, &format!("/v1/keys/{key}/session?ttl=1h"), body).await;
     assert_eq!(answer.status.as_u16(), 204, "{}", String::from_utf8_lossy(&answer.body));
 }
 
 async fn get(sidecar: &Sidecar, key: &str) -> String {
-    let answer = ask(sidecar, Method::GET, &format!("/v1/keys/{key}/session"), "", &[]).await;
+    let answer = sidecar.ask_api(&[], Method::GET, &format!("/v1/keys/{key}/session"), "").await;
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     assert_eq!(answer.status.as_u16(), 200, "{body}");
     body
@@ -304,25 +294,25 @@ async fn a_session_goes_with_its_key_and_a_server_that_has_lost_it_cannot_overwr
     let mut pool = pool(&redis, &["a", "b"], 2).await;
     listens(&pool, 2).await;
     let path = "/v1/keys/ann/session";
-    refused(&ask(&pool.sidecars[0], Method::GET, path, "", &[]).await, 404, "no-session");
+    refused(&pool.sidecars[0].ask_api(&[], Method::GET, path, "").await, 404, "no-session");
     let version = pool.plan.placement.version;
     let (older, newer) = (version.token(), format!("{}.{}", version.term, version.epoch + 1));
     put(&pool.sidecars[0], "ann", "{\"room\":7}", &[("content-type", "application/json"), ("wspool-epoch", &older)])
         .await;
-    let answer = ask(&pool.sidecars[1], Method::GET, path, "", &[]).await;
+    let answer = pool.sidecars[1].ask_api(&[], Method::GET, path, "").await;
     assert_eq!((&answer.body[..], answer.header("content-type")), (&b"{\"room\":7}"[..], "application/json"));
     assert_eq!(answer.header("wspool-epoch"), older);
     put(&pool.sidecars[1], "ann", "newer", &[("wspool-epoch", &newer)]).await;
-    let stale = ask(&pool.sidecars[0], Method::PUT, path, "stale", &[("wspool-epoch", &older)]).await;
+    let stale = pool.sidecars[0].ask_api(&[("wspool-epoch", &older)], Method::PUT, path, "stale").await;
     assert!(refused(&stale, 409, "stale").contains(&newer), "it names the newer one");
     assert_eq!(get(&pool.sidecars[0], "ann").await, "newer");
-    assert_eq!(ask(&pool.sidecars[0], Method::DELETE, path, "", &[]).await.status.as_u16(), 204);
-    refused(&ask(&pool.sidecars[1], Method::GET, path, "", &[]).await, 404, "no-session");
+    assert_eq!(pool.sidecars[0].ask_api(&[], Method::DELETE, path, "").await.status.as_u16(), 204);
+    refused(&pool.sidecars[1].ask_api(&[], Method::GET, path, "").await, 404, "no-session");
 
-    let short = ask(&pool.sidecars[0], Method::PUT, "/v1/keys/ann/session?ttl=1s", "gone soon", &[]).await;
+    let short = pool.sidecars[0].ask_api(&[], Method::PUT, "/v1/keys/ann/session?ttl=1s", "gone soon").await;
     assert_eq!(short.status.as_u16(), 204);
     until("its time is over", async || {
-        equal(&ask(&pool.sidecars[0], Method::GET, path, "", &[]).await.status.as_u16(), &404)
+        equal(&pool.sidecars[0].ask_api(&[], Method::GET, path, "").await.status.as_u16(), &404)
     })
     .await;
 
@@ -333,12 +323,12 @@ async fn a_session_goes_with_its_key_and_a_server_that_has_lost_it_cannot_overwr
         (path, &[], &"x".repeat(262_145), 413, "too-long"),
         ("/v1/keys/a%00b/session", &[], "x", 400, "bad-key"),
     ] {
-        refused(&ask(&pool.sidecars[0], Method::PUT, path, body, headers).await, status, title);
+        refused(&pool.sidecars[0].ask_api(headers, Method::PUT, path, body).await, status, title);
     }
     pool.plan.placement.settings.redis = None;
     pool.give(&[0, 1]).await;
     until("there is no Redis any more", async || {
-        let answer = ask(&pool.sidecars[0], Method::GET, path, "", &[]).await;
+        let answer = pool.sidecars[0].ask_api(&[], Method::GET, path, "").await;
         let said: Value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
         equal(&said["title"], &Value::from("no-redis"))
     })
@@ -346,5 +336,5 @@ async fn a_session_goes_with_its_key_and_a_server_that_has_lost_it_cannot_overwr
     pool.plan.placement.settings.key = KeySpec::default();
     pool.plan.placement.settings.messages = Messages::default();
     pool.give(&[0, 1]).await;
-    refused(&ask(&pool.sidecars[0], Method::GET, path, "", &[]).await, 403, "unverified");
+    refused(&pool.sidecars[0].ask_api(&[], Method::GET, path, "").await, 403, "unverified");
 }
