@@ -77,7 +77,7 @@ impl Fleet {
         let (clients, operator) = (bind(port::CLIENTS).await, bind(port::CONTROL).await);
         let sidecar = Sidecar::new(self.config(uid, ip), Installed::default(), Metrics::default());
         let mut tasks = self.tasks.borrow_mut();
-        tasks.spawn_local(server::run(Arc::clone(&sidecar), clients, self.stop.subscribe()));
+        tasks.spawn_local(server::run(Arc::clone(&sidecar), clients, || {}, self.stop.subscribe()));
         tasks.spawn_local(evictor::run(Arc::clone(&sidecar), self.stop.subscribe()));
         let routes = control::routes(Arc::clone(&sidecar));
         tasks.spawn_local(async move {

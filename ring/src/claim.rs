@@ -45,7 +45,8 @@ pub struct KeyState<P> {
     leaving: u32,
     /// Connections evicted since the key was last claimed from here.
     away: u32,
-    promise: Option<Promise<P>>,
+    /// Few keys have one.
+    promise: Option<Box<Promise<P>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -153,7 +154,7 @@ impl<P: Clone + Eq> KeyState<P> {
             return ClaimAnswer::Leaving;
         }
         if self.promise.as_ref().is_none_or(|p| p.version < version) {
-            self.promise = Some(Promise { version, to: claimant.clone() });
+            self.promise = Some(Box::new(Promise { version, to: claimant.clone() }));
         }
         ClaimAnswer::Released { away: std::mem::take(&mut self.away) }
     }

@@ -22,7 +22,7 @@
 //! | [`admission`], [`registry`], [`held`], [`view`] | whose a key is, and who holds it |
 //! | [`sessions`] | what spans several requests of a client |
 //! | [`gateway`] | where a client should connect, told before it does |
-//! | [`relay`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
+//! | [`relay`], [`buffer`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
 //! | [`grants`], [`drain`], [`evictor`] | when connections must leave, and how fast |
 //! | [`revival`], [`listeners`] | when no longer: the app is back |
 //! | [`handshakes`], [`idle`] | limits |
@@ -35,6 +35,7 @@
 pub mod admission;
 pub mod api;
 pub mod auth;
+pub mod buffer;
 pub mod cli;
 pub mod clock;
 pub mod control;

@@ -17,6 +17,7 @@ use ring::claim::ClaimAnswer;
 use ring::wire::{Claim, Connected, Delivered, Draining, Peer, Whereabouts, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -300,21 +301,22 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, PeerError> {
     serde_json::from_slice(body).map_err(|error| PeerError::Unreachable(format!("unreadable answer: {error}")))
 }
 
-/// Connects to an app or a peer, with the socket options that both need: no Nagle delay, and a dead peer is noticed
-/// after 60 s (keepalive 30 s + 3 probes of 10 s; unacknowledged data likewise).
+/// Connects to an app or a peer. On loopback nobody can vanish without a word.
 pub async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    tune(&stream)?;
+    if address.ip().is_loopback() {
+        stream.set_nodelay(true)?;
+    } else {
+        tune(&(&stream).into())?;
+    }
     Ok(stream)
 }
 
-/// Sets the options of [`connect`] on an accepted connection.
-pub fn tune(stream: &TcpStream) -> std::io::Result<()> {
-    let socket = socket2::SockRef::from(stream);
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(30))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
+/// No Nagle delay, and whoever is dead is noticed after 60 s (keepalive 30 s + 3 probes of 10 s; unacknowledged data
+/// likewise). What a listener has of these options its connections have, too.
+pub fn tune(socket: &SockRef<'_>) -> std::io::Result<()> {
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))

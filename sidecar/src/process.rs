@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 
 use crate::api::{self, ApiAddress, ApiListener};
 use crate::cli::{Config, ConfigError};
 use crate::metrics::Metrics;
 use crate::sidecar::{Installed, Sidecar};
-use crate::{control, evictor, idle, jwks, messages, placements, prestop, redis, revival, server, sessions};
+use crate::{control, evictor, idle, jwks, messages, peers, placements, prestop, redis, revival, server, sessions};
 
 /// The backlog of the client port: a storm of reconnecting clients waits here rather than being refused.
 const BACKLOG: i32 = 4096;
@@ -52,8 +53,8 @@ pub enum Error {
     Ended(String),
 }
 
-/// Runs a sidecar until it is told to stop.
-pub fn run(config: Config) -> Result<(), Error> {
+/// Runs a sidecar until it is told to stop. `release_memory` gives back what the allocator keeps for its thread.
+pub fn run(config: Config, release_memory: fn()) -> Result<(), Error> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
@@ -68,7 +69,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         placements::load(&sidecar);
         let (stop, stopped) = watch::channel(false);
         let mut workers: Vec<_> = (0..sidecar.config.workers)
-            .map(|_| worker(Arc::clone(&sidecar), listener.try_clone()?, stopped.clone()))
+            .map(|_| worker(Arc::clone(&sidecar), listener.try_clone()?, release_memory, stopped.clone()))
             .collect::<Result<_, Error>>()?;
         workers.push(app_worker(Arc::clone(&sidecar), api, stopped.clone())?);
         drop(listener);
@@ -138,14 +139,14 @@ async fn until_told(sidecar: &Arc<Sidecar>) -> std::io::Result<()> {
 fn worker(
     sidecar: Arc<Sidecar>,
     listener: std::net::TcpListener,
+    release_memory: fn(),
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, Error> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("connections".into()).spawn(move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, async move {
+        runtime.block_on(async move {
             match TcpListener::from_std(listener) {
-                Ok(listener) => server::run(sidecar, listener, stop).await,
+                Ok(listener) => server::run(sidecar, listener, release_memory, stop).await,
                 Err(error) => tracing::error!(%error, "a listener cannot be used"),
             }
         });
@@ -225,9 +226,27 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
+        peers::tune(&SockRef::from(&socket))?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
     bound().map_err(|error| Error::Bind { flag: "listen", address, error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_the_options_of_its_listener() {
+        let listener: std::net::TcpListener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (accepted, _) = listener.accept().expect("the client");
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().expect("an option") && socket.keepalive().expect("an option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(30));
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(60)));
+        drop(client);
+    }
 }

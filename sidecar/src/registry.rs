@@ -17,6 +17,7 @@ use ring::settings::{Notice, Unit};
 use ring::wire::{BreakCause, Claim, Peer};
 use ring::{Compiled, KeyHash, SlotId};
 use slab::Slab;
+use smallvec::SmallVec;
 
 pub use self::audience::Audience;
 use self::audience::Changes;
@@ -73,7 +74,8 @@ pub struct Registry {
 struct KeyEntry {
     key: Arc<str>,
     state: KeyState<Peer>,
-    connections: Vec<ConnectionId>,
+    /// Most keys have one.
+    connections: SmallVec<[ConnectionId; 2]>,
     /// Connections that the previous owner evicted and that have not arrived here yet.
     expected: u32,
     /// How many are about to change what is known of it: claims under way, held messages being passed on.
@@ -536,8 +538,13 @@ impl Registry {
         }
         let key: Arc<str> = key.into();
         let state = KeyState::default();
-        let id =
-            self.keys.insert(KeyEntry { key: Arc::clone(&key), state, connections: Vec::new(), expected: 0, busy: 0 });
+        let id = self.keys.insert(KeyEntry {
+            key: Arc::clone(&key),
+            state,
+            connections: SmallVec::new(),
+            expected: 0,
+            busy: 0,
+        });
         self.ids.insert(Arc::clone(&key), id);
         if self.hashes.len() <= id {
             self.hashes.resize(id + 1, KeyHash(0));

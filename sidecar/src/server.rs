@@ -9,24 +9,35 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::head::{self, HeadLimits};
 use crate::sidecar::Sidecar;
 use crate::upgrade::Connected;
-use crate::{peers, plain, upgrade};
+use crate::{buffer, plain, upgrade};
 
 /// How long to wait when accepting fails, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long after a connection has come memory is released.
+const RELEASE_PAUSE: Duration = Duration::from_millis(250);
 
-/// Accepts until `stop` turns true; then ends every connection that is left.
-pub async fn run(sidecar: Arc<Sidecar>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
-    let mut connections = JoinSet::new();
+/// Accepts until `stop` turns true; then ends every connection that is left. `release_memory` is called some time after
+/// connections have come: their handshakes needed more than they do.
+pub async fn run(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn(), stop: watch::Receiver<bool>) {
+    LocalSet::new().run_until(accept(sidecar, listener, release_memory, stop)).await;
+}
+
+async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn(), mut stop: watch::Receiver<bool>) {
+    let mut release = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    let mut owes_release = false;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
-                    connections.spawn_local(serve(Arc::clone(&sidecar), stream, remote));
+                    spawn_local(serve(Arc::clone(&sidecar), stream, remote));
+                    if !std::mem::replace(&mut owes_release, true) {
+                        release.as_mut().reset(tokio::time::Instant::now() + RELEASE_PAUSE);
+                    }
                 }
                 Err(error) => {
                     sidecar.metrics.accept_errors.inc();
@@ -34,16 +45,13 @@ pub async fn run(sidecar: Arc<Sidecar>, listener: TcpListener, mut stop: watch::
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a connection's task failed");
-                }
+            () = release.as_mut(), if owes_release => {
+                release_memory();
+                owes_release = false;
             }
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = stop.wait_for(|stop| *stop) => return,
         }
     }
-    drop(listener);
-    connections.shutdown().await;
 }
 
 /// One connection. What only its beginning needs is boxed and goes with it, so that a long life costs little memory:
@@ -80,10 +88,6 @@ impl Future for Serving {
 
 /// The first head says whether it is a WebSocket handshake or anything else.
 async fn begin(sidecar: Arc<Sidecar>, mut stream: TcpStream, remote: SocketAddr) -> Option<Connected> {
-    if let Err(error) = peers::tune(&stream) {
-        tracing::debug!(%error, "a connection ended before it began");
-        return None;
-    }
     let error = match head::read_request(&mut stream, HeadLimits::default()).await {
         Err(error) => error,
         Ok(head) => match head.upgrade() {
@@ -106,8 +110,7 @@ pub async fn answer_and_close(stream: &mut TcpStream, answer: &[u8]) {
     let linger = async {
         stream.write_all(answer).await?;
         stream.shutdown().await?;
-        let mut sink = [0; 4096];
-        while tokio::io::AsyncReadExt::read(stream, &mut sink).await? > 0 {}
+        while buffer::read(stream, buffer::SIZE, |_| {}).await? > 0 {}
         Ok::<_, std::io::Error>(())
     };
     // A client that goes away, or goes on sending, gets no more than this.

@@ -2,12 +2,14 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::AsyncRead;
+
+use crate::buffer;
 
 /// The most header fields in a head.
 pub(crate) const MAX_FIELDS: usize = 128;
 /// Enough for most heads at once, in bytes.
-const FIRST_READ: usize = 2 * 1024;
+const READ: usize = 2 * 1024;
 
 /// What is wrong with a head's lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,9 +91,8 @@ pub(crate) async fn read<E>(
         if bytes.len() >= max {
             return Err(ReadFault::TooLarge);
         }
-        bytes.reserve(if bytes.is_empty() { FIRST_READ } else { bytes.len() });
         let had = bytes.len();
-        match stream.read_buf(&mut bytes).await {
+        match buffer::read(stream, READ.max(had), |more| bytes.extend_from_slice(more)).await {
             Ok(0) if had == 0 => return Err(ReadFault::Closed),
             Ok(0) => return Err(ReadFault::Truncated),
             Ok(_) => {}

@@ -1,7 +1,7 @@
 //! What the rest of the process may see and do of a connection that is being relayed.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub struct Link {
     began: u32,
     /// Whether the mailbox has anything in it: looked at on every wake-up, unlike the mailbox.
     mail: AtomicBool,
-    mailbox: Mutex<Mailbox>,
+    mailbox: Mutex<Option<Box<Mailbox>>>,
     waker: AtomicWaker,
 }
 
@@ -66,32 +66,28 @@ impl Link {
     /// Puts a message into the client's stream, as soon as there is a place for it. A promised one comes back when there
     /// never will be.
     pub fn post(&self, mail: Mail) -> Option<(Message, Instant)> {
-        let refused = {
-            let mut mailbox = self.mailbox();
-            let refused = mailbox.post(mail);
-            self.mail.store(mailbox.is_waiting(), Ordering::Release);
-            refused
-        };
+        let refused = self.mailbox(|mailbox| mailbox.post(mail));
         self.waker.wake();
         refused
     }
 
     /// Takes no messages any more; those whose senders wait have this fate.
     pub fn shut_mailbox(&self, fate: Fate) {
-        let mut mailbox = self.mailbox();
-        self.mail.store(false, Ordering::Release);
-        mailbox.shut(fate);
+        self.mailbox(|mailbox| mailbox.shut(fate));
     }
 
     /// Takes no messages any more, and gives back what was promised and is not written.
     pub fn reclaim_mail(&self) -> Vec<(Message, Instant)> {
-        let mut mailbox = self.mailbox();
-        self.mail.store(false, Ordering::Release);
-        mailbox.reclaim()
+        self.mailbox(Mailbox::reclaim)
     }
 
-    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does something with the mailbox. There is none before that.
+    fn mailbox<T>(&self, act: impl FnOnce(&mut Mailbox) -> T) -> T {
+        let mut mailbox = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mailbox = mailbox.get_or_insert_default();
+        let outcome = act(mailbox);
+        self.mail.store(mailbox.is_waiting(), Ordering::Release);
+        outcome
     }
 
     /// Asks for the connection's eviction. Its deadline runs from the moment its task sees the command.
@@ -128,15 +124,12 @@ impl Link {
 
     /// Ready when the mail has been held for so long since this was first asked.
     pub(super) fn hold_mail(&self, cx: &mut Context<'_>, time: Duration) -> Poll<()> {
-        self.mailbox().hold(cx, time)
+        self.mailbox(|mailbox| mailbox.hold(cx, time))
     }
 
     /// The frame to write next. From here on its message counts as written.
     pub(super) fn next_mail(&self) -> Option<Bytes> {
-        let mut mailbox = self.mailbox();
-        let next = mailbox.next();
-        self.mail.store(mailbox.is_waiting(), Ordering::Release);
-        next
+        self.mailbox(Mailbox::next)
     }
 
     pub(super) fn register(&self, waker: &Waker) {

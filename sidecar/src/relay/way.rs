@@ -1,19 +1,17 @@
 //! One direction of a connection: what is read on one side is written on the other.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
+use crate::buffer::{self, Buffer};
 use crate::eviction::{Cut, Position};
 use crate::frame::Follower;
 
-/// The size of the one buffer of a thread, in bytes: also the most that a way keeps for a side that does not read.
-pub(super) const BUFFER: usize = 64 * 1024;
 /// Reads per wake-up: a side that never stops sending must not starve the other direction.
 const ROUNDS: usize = 16;
 
@@ -158,7 +156,7 @@ impl Way {
             }
             carried.moved |= backlogged;
             let mut buffer = Buffer::take();
-            let bytes = match buffer.read(cx, from) {
+            let bytes = match buffer.read(cx, from, buffer::SIZE) {
                 Poll::Pending => return carried,
                 Poll::Ready(Ok([])) => {
                     self.ended = true;
@@ -201,7 +199,7 @@ impl Way {
                 return dropped;
             }
             let mut buffer = Buffer::take();
-            match buffer.read(cx, from) {
+            match buffer.read(cx, from, buffer::SIZE) {
                 Poll::Pending => return dropped,
                 Poll::Ready(Ok([]) | Err(_)) => self.ended = true,
                 Poll::Ready(Ok(bytes)) => dropped += self.drop_bytes(bytes),
@@ -265,31 +263,5 @@ fn write(cx: &mut Context<'_>, to: &mut TcpStream, bytes: &[u8]) -> Poll<io::Res
     match ready!(Pin::new(to).poll_write(cx, bytes)) {
         Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(written),
-    }
-}
-
-thread_local! {
-    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
-}
-
-/// The thread's one buffer, while somebody reads into it: connections keep none of their own.
-struct Buffer(Option<Box<[u8]>>);
-
-impl Buffer {
-    fn take() -> Self {
-        Self(Some(SPARE.take().unwrap_or_else(|| vec![0; BUFFER].into())))
-    }
-
-    fn read(&mut self, cx: &mut Context<'_>, from: &mut TcpStream) -> Poll<io::Result<&[u8]>> {
-        let mut bytes = ReadBuf::new(self.0.as_deref_mut().unwrap_or_default());
-        ready!(Pin::new(from).poll_read(cx, &mut bytes))?;
-        let filled = bytes.filled().len();
-        Poll::Ready(Ok(self.0.as_deref().map_or(&[], |bytes| &bytes[..filled])))
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        SPARE.set(self.0.take());
     }
 }
