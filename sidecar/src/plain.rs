@@ -2,6 +2,7 @@
 //! between sidecars, and handshakes that come later on a connection that was kept alive.
 
 mod body;
+mod events;
 pub(crate) mod forward;
 
 use std::cell::Cell;
@@ -57,33 +58,45 @@ pub async fn serve(
     head: RequestHead,
 ) -> Option<Connected> {
     let io = TokioIo::new(Rewound { prefix: head.into_bytes(), stream });
-    let upgraded: Rc<Cell<Option<Upgraded>>> = Rc::default();
+    let course: Rc<Course> = Rc::default();
     let service = {
-        let (sidecar, upgraded) = (Arc::clone(&sidecar), Rc::clone(&upgraded));
+        let (sidecar, course) = (Arc::clone(&sidecar), Rc::clone(&course));
         service_fn(move |request| {
-            let (sidecar, upgraded) = (Arc::clone(&sidecar), Rc::clone(&upgraded));
-            async move { Ok::<_, Infallible>(answer(sidecar, remote, request, &upgraded).await) }
+            let (sidecar, course) = (Arc::clone(&sidecar), Rc::clone(&course));
+            async move { Ok::<_, Infallible>(answer(sidecar, remote, request, &course).await) }
         })
     };
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(std::time::Duration::from_secs(75))
         .preserve_header_case(true)
         .max_buf_size(64 * 1024)
         .serve_connection(io, service)
         .with_upgrades();
-    if let Err(error) = connection.await {
+    let served = std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        Poll::Pending if course.events.is_stuck(cx) => Poll::Ready(Ok(())),
+        polled => polled,
+    });
+    if let Err(error) = served.await {
         if error.is_parse() {
             sidecar.metrics.bad_request("malformed");
         }
         tracing::debug!(%error, "a plain connection ended early");
     }
-    let Upgraded { on_upgrade, pending } = upgraded.take()?;
+    drop(connection);
+    let Upgraded { on_upgrade, pending } = course.upgraded.take()?;
     let parts = on_upgrade.await.ok()?.downcast::<TokioIo<Rewound>>().ok()?;
     let Rewound { prefix, stream } = parts.io.into_inner();
     let mut rest = parts.read_buf.to_vec();
     rest.extend_from_slice(&prefix);
     Some(pending.with_client(stream, rest))
+}
+
+/// What the requests of a connection have made of it.
+#[derive(Default)]
+struct Course {
+    upgraded: Cell<Option<Upgraded>>,
+    events: events::Current,
 }
 
 /// A handshake that hyper has answered with 101.
@@ -96,7 +109,7 @@ async fn answer(
     sidecar: Arc<Sidecar>,
     remote: SocketAddr,
     request: Request<Incoming>,
-    upgraded: &Cell<Option<Upgraded>>,
+    course: &Course,
 ) -> Response<Body> {
     if let Err((status, sentence)) = check(&request) {
         sidecar.metrics.bad_request("ambiguous");
@@ -105,7 +118,7 @@ async fn answer(
         return response;
     }
     if is_handshake(&request) {
-        return upgrade_later(&sidecar, remote, request, upgraded).await;
+        return upgrade_later(&sidecar, remote, request, &course.upgraded).await;
     }
     let view = sidecar.view();
     let target = path_and_query(request.uri()).to_owned();
@@ -139,7 +152,8 @@ async fn answer(
         },
     };
     let key = key.as_deref();
-    Passage { sidecar: &sidecar, view: &view, remote, key, arrival, from_peer }.pass(request).await
+    let events = &course.events;
+    Passage { sidecar: &sidecar, view: &view, remote, key, arrival, from_peer, events }.pass(request).await
 }
 
 fn is_handshake(request: &Request<Incoming>) -> bool {

@@ -28,7 +28,7 @@ use crate::eviction::{DEADLINE, REPLY};
 use crate::held::Held;
 use crate::plain::forward;
 use crate::registry::ConnectionId;
-use crate::relay::{Command, Ended, Hooks as _, Link, Manner};
+use crate::relay::{Command, Ended, Fate, Hooks as _, Link, Manner};
 use crate::sidecar::Sidecar;
 use crate::view::View;
 use dialect::Dialect;
@@ -83,6 +83,8 @@ impl Sessions {
     /// The app here has named a session of a place.
     pub fn begin(&self, place: Place, id: String, silence: Duration, first: First) {
         let link = Arc::new(Link::new());
+        // Its WebSocket will have a link of its own.
+        link.shut_mailbox(Fate::Unable);
         let held = Held::here(place, &link);
         let session = Arc::new(Session {
             id: id.clone(),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Frame, Incoming, SizeHint};
 
+use super::events::Events;
 use crate::admission::Place;
 use crate::sessions::First;
 use crate::sessions::dialect::Reading;
@@ -21,6 +22,8 @@ pub(crate) enum Body {
     Passing(Incoming),
     /// The app's, which may name a session.
     Beginning(Box<Beginning>),
+    /// The app's, for as long as it has events.
+    Events(Box<Events>),
 }
 
 /// The answer to a request that may begin a session. The session is held before its client can know its name.
@@ -67,6 +70,7 @@ impl hyper::body::Body for Body {
                 }
                 polled
             }
+            Self::Events(events) => events.poll_frame(cx),
         }
     }
 
@@ -75,6 +79,7 @@ impl hyper::body::Body for Body {
             Self::Own(body) => body.is_end_stream(),
             Self::Passing(body) => body.is_end_stream(),
             Self::Beginning(beginning) => beginning.body.is_end_stream(),
+            Self::Events(events) => events.is_end_stream(),
         }
     }
 
@@ -83,6 +88,7 @@ impl hyper::body::Body for Body {
             Self::Own(body) => body.size_hint(),
             Self::Passing(body) => body.size_hint(),
             Self::Beginning(beginning) => beginning.body.size_hint(),
+            Self::Events(_) => SizeHint::default(),
         }
     }
 }

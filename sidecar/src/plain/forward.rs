@@ -16,6 +16,7 @@ use ring::claim::Arrival;
 use ring::wire::Peer;
 
 use super::body::{Beginning, Body};
+use super::events::{Current, Events};
 use super::{insert, path_and_query, redirect, refuse, text};
 use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, REDIRECTS, Refusal};
 use crate::origin::{self, Known};
@@ -53,6 +54,8 @@ pub(super) struct Passage<'a> {
     pub(super) key: Option<&'a str>,
     pub(super) arrival: Arrival,
     pub(super) from_peer: bool,
+    /// Of the connection that it came on.
+    pub(super) events: &'a Current,
 }
 
 impl Passage<'_> {
@@ -126,6 +129,9 @@ impl Passage<'_> {
             Ok(response) => stripped(response),
             Err(answer) => return answer,
         };
+        if has_events(&response) {
+            return response.map(|body| Body::Events(Box::new(Events::new(body, place, self.events))));
+        }
         match first.filter(|_| response.status().is_success()) {
             Some(first) => {
                 let (sidecar, then) = (Arc::clone(self.sidecar), Some((place, first)));
@@ -180,6 +186,14 @@ impl Passage<'_> {
             text(StatusCode::BAD_GATEWAY, "the app behind this address gave no answer")
         })
     }
+}
+
+/// Whether an answer is a stream of events that can be followed: nothing else has encoded it.
+fn has_events(response: &Response<Incoming>) -> bool {
+    let value = |name| response.headers().get(name).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = value(header::CONTENT_TYPE).split(|byte| *byte == b';').next().unwrap_or_default();
+    let is_plain = value(header::CONTENT_ENCODING).is_empty();
+    response.status() == StatusCode::OK && is_plain && kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// Ends a session at the app here; returns what the app answers.

@@ -150,11 +150,13 @@ impl Link {
 
     /// Waits for a command, where no relay looks for it.
     pub async fn commanded(&self) -> Command {
-        std::future::poll_fn(|cx| {
-            self.register(cx.waker());
-            self.take_command().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        std::future::poll_fn(|cx| self.poll_command(cx)).await
+    }
+
+    /// The same, for those that are polled.
+    pub fn poll_command(&self, cx: &mut Context<'_>) -> Poll<Command> {
+        self.register(cx.waker());
+        self.take_command().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Something has moved.
@@ -163,7 +165,7 @@ impl Link {
     }
 
     /// Data frames have begun, the longest with a payload of this size.
-    pub(super) fn hear(&self, longest: Option<u8>) {
+    pub fn hear(&self, longest: Option<u8>) {
         if longest.is_some_and(|longest| longest > self.heartbeat || self.heartbeat == 0) {
             self.spoke.store(clock::ticks(), Ordering::Relaxed);
         }
