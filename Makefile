@@ -69,10 +69,10 @@ test-cluster: $(NODE_MODULES) ## run the tests that need whole nodes, with three
 	$(CARGO) test --package wspool-tests --test 'cluster_*' --locked --no-run
 	tests/cluster/run $(CARGO) test --package wspool-tests --test 'cluster_*' --locked --offline --no-fail-fast -- --ignored --test-threads 1
 
-chaos: ## take wspool and nginx through changes and faults on three whole nodes, and print a table (15 minutes)
+chaos: ## take wspool and nginx through changes and faults on three whole nodes, and write docs/chaos.md (15 minutes; CHAOS='--steps grow,shrink' for a look)
 	@.ci/needs nginx
 	$(CARGO) build --release --locked --package wspool-bench --bin chaos
-	tests/cluster/run target/release/chaos
+	WSPOOL_PROFILE=release tests/cluster/run target/release/chaos --page docs/chaos.md $(CHAOS)
 
 # With the stable compiler there is no sanitizer; without unsafe code there is little for one to find.
 fuzz: $(FUZZ) ## feed what is parsed with what a fuzzer finds (FUZZ_SECONDS=20 for each of five targets)

@@ -10,4 +10,6 @@ pub mod arm;
 pub mod client;
 pub mod fault;
 pub mod ledger;
+pub mod nginx;
+pub mod report;
 pub mod scenario;

@@ -12,7 +12,6 @@ pub mod cores;
 pub mod echo;
 pub mod load;
 pub mod moving;
-pub mod page;
 pub mod plot;
 pub mod proxy;
 pub mod report;

@@ -17,9 +17,7 @@ use crate::control_plane::{Access, Namespace};
 use crate::crowd::Life;
 use crate::helm::Release;
 use crate::wait::{equal, until};
-use departures::Departures;
-
-pub use departures::Departure;
+pub use departures::{Departure, Departures};
 
 /// What makes pods of the target pods of the pool.
 pub const LABEL: &str = r#"{"spec":{"template":{"metadata":{"labels":{"wspool.dev/pool":"chat"}}}}}"#;

@@ -1,15 +1,16 @@
 //! Measures the data path beside nginx and HAProxy, and prints a table: `make bench`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bench::data_path::cores::Cores;
 use bench::data_path::moving::{self, Move};
+use bench::data_path::plot;
 use bench::data_path::proxy::Kind;
 use bench::data_path::report::{self, Report};
 use bench::data_path::run::{self, Amount};
-use bench::data_path::{page, plot};
+use bench::page;
 use clap::Parser;
 use rand::seq::SliceRandom as _;
 use tokio::runtime::{Builder, Runtime};
@@ -71,7 +72,7 @@ fn bench(cli: &Cli) -> Result<(), String> {
     let connections = plan.amount.connections;
     raise_open_files(connections)?;
     let cores = Cores::claim()?;
-    let setting = page::setting()?;
+    let setting = page::setting(&[("nginx", "nginx"), ("HAProxy", "haproxy")])?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let report = compare(&runtime, cores, &plan, &cli.proxies)?;
     let moves: Result<Vec<Move>, _> =
@@ -115,16 +116,10 @@ fn compare(runtime: &Runtime, cores: Cores, plan: &Plan, proxies: &[Kind]) -> Re
 
 fn write(cli: &Cli, figures: &str, report: &Report) -> Result<(), String> {
     if let Some(path) = &cli.page {
-        let page = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let page = page::filled(&page, figures).ok_or_else(|| format!("{} has no place for them", path.display()))?;
-        save(path, &page)?;
+        page::fill(path, "make bench", figures)?;
     }
     if let Some(path) = &cli.plot {
-        save(path, &plot::svg(report))?;
+        page::save(path, &plot::svg(report))?;
     }
     Ok(())
-}
-
-fn save(path: &Path, text: &str) -> Result<(), String> {
-    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }

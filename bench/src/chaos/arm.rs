@@ -1,28 +1,22 @@
 //! One way to run a pool: its workload, its way in, its clients.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::process::{Child, Command};
-use std::time::Duration;
 
+use harness::cluster::{Departure, Departures};
 use harness::control_plane::{Access, Namespace};
 use harness::until;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
+use kube::ResourceExt as _;
 use kube::api::ListParams;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
-use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use serde_json::{Value, json};
 
 use super::client::Crowd;
 use super::fault;
-use crate::usage::Usage;
+use super::nginx::Nginx;
 
-/// Its pods that are ready are looked up this often, as an ingress would hear of them.
-const LOOK: Duration = Duration::from_millis(250);
+/// `limits.handshakesPerSecond` of the pools.
+pub const HANDSHAKES_PER_SECOND: usize = 100;
 
 /// A way in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,8 +25,7 @@ pub enum Way {
     Service,
     /// wspool, with routers behind its Service.
     Router,
-    /// nginx with `hash $uri consistent`, which is told of the pods that are ready and reloaded when they change. Its old
-    /// workers have ten seconds for what they hold.
+    /// [nginx](super::nginx::Nginx) with `hash $uri consistent`.
     Nginx,
 }
 
@@ -45,6 +38,11 @@ impl Way {
             Self::Nginx => "nginx",
         }
     }
+
+    /// Whether there are sidecars.
+    pub fn is_wspool(self) -> bool {
+        self != Self::Nginx
+    }
 }
 
 /// A workload with its clients.
@@ -55,6 +53,7 @@ pub struct Arm {
     pub crowd: Crowd,
     namespace: Namespace,
     nginx: Option<Nginx>,
+    departures: Departures,
 }
 
 fn workload(label: &str) -> String {
@@ -79,7 +78,7 @@ spec:
       containers:
       - name: chat
         image: wspool.test/node:1
-        args: [/chat/server.js, --listen=0.0.0.0:3000, --name=$(POD_NAME)]
+        args: [/pod/pod-rooms.js, $(POD_NAME)]
         env: [{{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
         ports: [{{containerPort: 3000}}]
         readinessProbe: {{tcpSocket: {{port: 3000}}, periodSeconds: 1}}
@@ -95,11 +94,12 @@ kind: WebSocketPool
 metadata: {{name: chat}}
 spec:
   target: {{apiVersion: apps/v1, kind: Deployment, name: chat}}
+  replicas: 3
   port: 3000
   key: {{from: [{{path: '/rooms/{{key}}'}}]}}
-  rebalance: {{settle: 2s}}
+  rebalance: {{settle: 2s, returnTimeout: 10s}}
   drain: {{timeout: 30s}}
-  limits: {{handshakesPerSecond: 100}}
+  limits: {{handshakesPerSecond: {HANDSHAKES_PER_SECOND}}}
   router: {{replicas: {routers}}}
 "
     )
@@ -113,6 +113,7 @@ impl Arm {
     pub async fn start(access: &Access, way: Way, clients: usize) -> Self {
         let purpose = format!("{way:?}").to_lowercase();
         let namespace = Namespace::create(access, &purpose).await;
+        let departures = Departures::watch(&namespace);
         let manifests = match way {
             Way::Nginx => format!("{APP_SERVICE}\n---{}", workload("")),
             Way::Service => format!("{}---{}", pool(0), workload(", wspool.dev/pool: chat")),
@@ -133,7 +134,7 @@ impl Arm {
             }
         })
         .await;
-        Self { way, crowd: Crowd::start(clients, entry), namespace, nginx }
+        Self { way, crowd: Crowd::start(clients, guests(clients), entry), namespace, nginx, departures }
     }
 
     /// Runs kubectl in its namespace; says what it complains about.
@@ -144,9 +145,31 @@ impl Arm {
         })
     }
 
-    /// The UID of one of its pods.
-    pub async fn pod(&self) -> String {
-        self.pods().await.first().and_then(kube::ResourceExt::uid).expect("a pod")
+    /// Wants so many pods. A pool is scaled itself: it empties the pods that go, and then scales its target.
+    pub async fn scale(&self, replicas: usize) {
+        let what = if self.way.is_wspool() { "websocketpool/chat" } else { "deployment/chat" };
+        self.kubectl(&["scale", what, &format!("--replicas={replicas}")]).await;
+    }
+
+    /// Has the pool scaled by its connections from now on, or no more. Of nginx's connections Kubernetes knows nothing.
+    pub async fn autoscale(&self, on: bool) {
+        if self.way.is_wspool() {
+            let bounds =
+                json!({"minReplicas": 3, "maxReplicas": 4, "connectionsPerPod": self.crowd.members() * 35 / 100});
+            let patch = json!({"spec": {"autoscaling": if on { bounds } else { Value::Null }}}).to_string();
+            self.kubectl(&["patch", "websocketpool", "chat", "--type=merge", "--patch", &patch]).await;
+        }
+    }
+
+    /// The pods that went, if they had sidecars.
+    pub fn departures(&self) -> Vec<Departure> {
+        self.departures.injected()
+    }
+
+    /// The names of its pods on a node.
+    pub async fn pods_on(&self, node: &str) -> BTreeSet<String> {
+        let pods = self.pods().await.into_iter();
+        pods.filter(|pod| node_of(pod) == Some(node)).map(|pod| pod.name_any()).collect()
     }
 
     /// Its workload's pods that stay, by name.
@@ -168,9 +191,19 @@ impl Arm {
         }
         let these = ListParams::default().labels("wspool.dev/pool=chat");
         let pods = self.namespace.api::<Pod>().list(&these).await.map(|list| list.items).unwrap_or_default();
-        let processes = pods.iter().filter_map(kube::ResourceExt::uid).flat_map(|uid| fault::of_pod(&uid));
+        let processes = pods.iter().filter_map(Pod::uid).flat_map(|uid| fault::of_pod(&uid));
         processes.filter(|process| process.command.contains("wspool-sidecar")).map(|p| p.usage().resident).sum()
     }
+}
+
+/// How many guests may come: enough for a fourth pod.
+fn guests(members: usize) -> usize {
+    members * 3 / 10
+}
+
+/// The node of a pod.
+pub fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
 }
 
 async fn is_settled(namespace: &Namespace, way: Way, replicas: usize) -> bool {
@@ -209,90 +242,4 @@ async fn service(namespace: &Namespace) -> SocketAddr {
         Ok::<_, String>(SocketAddr::new(ip, 3000))
     })
     .await
-}
-
-/// nginx in front of the pods of a namespace. It ends when it is dropped.
-struct Nginx {
-    entry: SocketAddr,
-    process: Child,
-    following: JoinHandle<()>,
-    _folder: TempDir,
-}
-
-impl Nginx {
-    async fn start(namespace: &Namespace) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (entry, file) = (harness::ports::free(), folder.path().join("nginx.conf"));
-        let slices: Api<EndpointSlice> = namespace.api();
-        let first = until("pods that are ready", async || {
-            let ready = ready(&slices).await;
-            if ready.is_empty() { Err("there are none".to_owned()) } else { Ok(ready) }
-        })
-        .await;
-        write(&file, entry, &first);
-        let process = Command::new("nginx").arg("-c").arg(&file).spawn().expect("nginx runs");
-        let pid = Pid::from_raw(process.id().try_into().expect("a process id"));
-        let following = tokio::spawn(async move {
-            let mut known = first;
-            loop {
-                tokio::time::sleep(LOOK).await;
-                let now = ready(&slices).await;
-                // While the API server is away the last list holds.
-                if !now.is_empty() && now != known {
-                    write(&file, entry, &now);
-                    let _ = kill(pid, Signal::SIGHUP);
-                    known = now;
-                }
-            }
-        });
-        Self { entry, process, following, _folder: folder }
-    }
-
-    fn memory(&self) -> u64 {
-        let own = Usage::of(self.process.id()).resident;
-        let workers = fault::processes().into_iter().filter(|process| process.command.contains("nginx: worker"));
-        own + workers.map(|process| process.usage().resident).sum::<u64>()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        self.following.abort();
-        let pid = Pid::from_raw(self.process.id().try_into().expect("a process id"));
-        let _ = kill(pid, Signal::SIGTERM);
-        let _ = self.process.wait();
-    }
-}
-
-/// The addresses of the pods that are ready, ascending.
-async fn ready(slices: &Api<EndpointSlice>) -> Vec<String> {
-    let these = ListParams::default().labels("kubernetes.io/service-name=chat");
-    let Ok(list) = slices.list(&these).await else { return Vec::new() };
-    let endpoints = list.items.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default());
-    let ready = endpoints.filter(|endpoint| endpoint.conditions.as_ref().is_some_and(|c| c.ready == Some(true)));
-    let mut addresses: Vec<String> = ready.flat_map(|endpoint| endpoint.addresses).collect();
-    addresses.sort();
-    addresses
-}
-
-fn write(file: &PathBuf, entry: SocketAddr, pods: &[String]) {
-    let folder = file.parent().expect("a folder").display();
-    let servers = pods.iter().map(|ip| format!("server {ip}:3000;")).collect::<Vec<_>>().join(" ");
-    let text = format!(
-        "daemon off; pid {folder}/pid; error_log {folder}/log; worker_processes 1; worker_shutdown_timeout 10s;
-         events {{ worker_connections 8192; }}
-         http {{
-           access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
-           uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-           upstream chat {{ hash $uri consistent; {servers} }}
-           server {{
-             listen {entry};
-             location / {{
-               proxy_pass http://chat; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade;
-               proxy_set_header Connection upgrade; proxy_connect_timeout 2s; proxy_read_timeout 1h;
-             }}
-           }}
-         }}"
-    );
-    std::fs::write(file, text).expect("a folder that can be written");
 }

@@ -16,41 +16,55 @@ use tokio_tungstenite::tungstenite::Message;
 use super::ledger::{Life, Stay};
 
 /// How often each sends.
-const PERIOD: Duration = Duration::from_secs(2);
+const PERIOD: Duration = Duration::from_secs(3);
 /// A connection that returns nothing for so long is given up: the room's messages, the own ones too, are silent.
-const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(7);
 /// How long a client waits before it connects again, at least and at most, as libraries do.
 const BACK_OFF: (u64, u64) = (50, 250);
 
 /// The clients of one arm. They end when it is dropped.
 pub struct Crowd {
     lives: Arc<Mutex<Vec<Life>>>,
-    /// Clients with a number below this do not come back.
-    absent: Arc<AtomicUsize>,
+    members: usize,
+    wanted: Arc<Wanted>,
     _tasks: JoinSet<()>,
 }
 
+/// Which clients are to be there, by their numbers.
+struct Wanted {
+    /// Those below this do not come back when their connections end.
+    from: AtomicUsize,
+    /// Those from this on do not come, or go.
+    to: AtomicUsize,
+}
+
 impl Crowd {
-    /// So many clients, the first half of them in rooms of ten, the others each with a room of its own; at `entry`.
-    pub fn start(count: usize, entry: SocketAddr) -> Self {
-        let room = |number: usize| if number < count / 2 { number / 10 } else { number };
+    /// So many clients at `entry`, the first half of them in rooms of ten, the others each with a room of its own. Guests
+    /// come when they are invited.
+    pub fn start(members: usize, guests: usize, entry: SocketAddr) -> Self {
+        let room = |number: usize| if number < members / 2 { number / 10 } else { number };
         let life = |number| Life { room: room(number), ..Life::default() };
-        let lives = Arc::new(Mutex::new((0..count).map(life).collect()));
-        let absent = Arc::<AtomicUsize>::default();
+        let lives = Arc::new(Mutex::new((0..members + guests).map(life).collect()));
+        let wanted = Arc::new(Wanted { from: AtomicUsize::new(0), to: AtomicUsize::new(members) });
         let mut tasks = JoinSet::new();
-        for number in 0..count {
-            let client = Client { number, room: room(number), entry, lives: Arc::clone(&lives) };
-            let absent = Arc::clone(&absent);
+        for number in 0..members + guests {
+            let (lives, wanted) = (Arc::clone(&lives), Arc::clone(&wanted));
+            let client = Client { number, room: room(number), entry, lives, wanted };
             tasks.spawn(async move {
                 loop {
-                    if number >= absent.load(Ordering::Relaxed) {
+                    if client.wanted.comes(number) {
                         client.live().await;
                     }
                     sleep(Duration::from_millis(rand::random_range(BACK_OFF.0..BACK_OFF.1))).await;
                 }
             });
         }
-        Self { lives, absent, _tasks: tasks }
+        Self { lives, members, wanted, _tasks: tasks }
+    }
+
+    /// How many clients there are without guests.
+    pub fn members(&self) -> usize {
+        self.members
     }
 
     /// What all have seen so far.
@@ -58,20 +72,50 @@ impl Crowd {
         lock(&self.lives).clone()
     }
 
-    /// How many are connected.
-    pub fn present(&self) -> usize {
-        lock(&self.lives).iter().filter(|life| life.stays.last().is_some_and(|stay| stay.left.is_none())).count()
+    /// Whether those who are to be there are.
+    pub fn is_complete(&self) -> bool {
+        let present = |life: &Life| life.stays.last().is_some_and(|stay| stay.left.is_none());
+        let lives = lock(&self.lives);
+        lives.iter().enumerate().all(|(number, life)| present(life) == self.wanted.comes(number))
     }
 
-    /// How many connections have ended.
+    /// How many connections have ended against the will of their clients.
     pub fn breaks(&self) -> usize {
-        lock(&self.lives).iter().flat_map(|life| &life.stays).filter(|stay| stay.left.is_some()).count()
+        lock(&self.lives).iter().flat_map(|life| &life.stays).filter(|stay| stay.is_broken()).count()
     }
 
-    /// From now on so many clients do not come back when their connections end.
+    /// From now on so many of the members do not come back when their connections end.
     pub fn stay_away(&self, count: usize) {
-        self.absent.store(count, Ordering::Relaxed);
+        self.wanted.from.store(count, Ordering::Relaxed);
     }
+
+    /// The guests come.
+    pub fn invite(&self) {
+        self.wanted.to.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// The guests go.
+    pub fn dismiss(&self) {
+        self.wanted.to.store(self.members, Ordering::Relaxed);
+    }
+}
+
+impl Wanted {
+    fn comes(&self, number: usize) -> bool {
+        number >= self.from.load(Ordering::Relaxed) && self.stays(number)
+    }
+
+    fn stays(&self, number: usize) -> bool {
+        number < self.to.load(Ordering::Relaxed)
+    }
+}
+
+/// What `tests/node/pod-rooms.js` says first.
+struct Greeting {
+    /// Its name.
+    server: String,
+    /// When the connection came there, in milliseconds since 1970.
+    at: u64,
 }
 
 struct Client {
@@ -79,14 +123,16 @@ struct Client {
     room: usize,
     entry: SocketAddr,
     lives: Arc<Mutex<Vec<Life>>>,
+    wanted: Arc<Wanted>,
 }
 
 impl Client {
     /// One connection, from its beginning to its end.
     async fn live(&self) {
-        let Ok(Some((mut socket, server))) = timeout(PATIENCE, self.connect()).await else { return };
+        let Ok(Some((mut socket, greeting))) = timeout(PATIENCE, self.connect()).await else { return };
         let begin = Instant::now();
-        self.note(|life| life.stays.push(Stay { server, from: begin, to: None, left: None }));
+        let Greeting { server, at } = greeting;
+        self.note(|life| life.stays.push(Stay::new(server, at, begin)));
         // Not all at once.
         let mut send_at = begin + PERIOD.mul_f64(rand::random());
         let mut heard = begin;
@@ -95,6 +141,11 @@ impl Client {
                 message = socket.next() => message,
                 () = tokio::time::sleep_until(send_at.into()) => {
                     let now = Instant::now();
+                    if !self.wanted.stays(self.number) {
+                        let _ = timeout(PATIENCE, socket.close(None)).await;
+                        self.note(|life| life.stays.last_mut().expect("its stay").by_choice = true);
+                        break;
+                    }
                     if now > heard + PATIENCE {
                         break;
                     }
@@ -131,15 +182,16 @@ impl Client {
         });
     }
 
-    /// A connection, and the name of the app that greets it.
-    async fn connect(&self) -> Option<(WebSocketStream<TcpStream>, String)> {
+    /// A connection, and how the app greets it.
+    async fn connect(&self) -> Option<(WebSocketStream<TcpStream>, Greeting)> {
         let stream = TcpStream::connect(self.entry).await.ok()?;
         stream.set_nodelay(true).ok()?;
-        let url = format!("ws://{}/rooms/{room}?room={room}", self.entry, room = self.room);
+        let url = format!("ws://{}/rooms/{}", self.entry, self.room);
         let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.ok()?;
         let Message::Text(greeting) = socket.next().await?.ok()? else { return None };
         let greeting: Value = serde_json::from_str(&greeting).ok()?;
-        Some((socket, greeting["server"].as_str()?.to_owned()))
+        let greeting = Greeting { server: greeting["server"].as_str()?.to_owned(), at: greeting["at"].as_u64()? };
+        Some((socket, greeting))
     }
 
     fn note<T>(&self, write: impl FnOnce(&mut Life) -> T) -> T {

@@ -1,12 +1,15 @@
 //! The steps, the same for all arms at the same time.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 
-use super::arm::{Arm, Way};
-use super::fault;
-use super::ledger::{self, Tally};
+use super::arm::{Arm, Way, node_of};
+use super::fault::{self, Process};
+use super::ledger::{self, Span, Tally};
 
 /// A step is over when nothing has ended for so long, and everything is as it should be.
 const QUIET: Duration = Duration::from_secs(8);
@@ -17,17 +20,23 @@ const OUTAGE: Duration = Duration::from_secs(60);
 /// How long a node's cable is cut.
 const CUT: Duration = Duration::from_secs(20);
 
-/// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is done, in this order: a node that is off stays off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
     /// From three pods to four.
     Grow,
     /// From four to three.
     Shrink,
+    /// Guests come, and the autoscaler makes a fourth pod.
+    AutoscaleUp,
+    /// They go, and so does the pod.
+    AutoscaleDown,
     /// All pods are replaced.
     Rollout,
     /// A node is emptied with `kubectl drain`.
     DrainNode,
+    /// The app of a pod is killed.
+    KillApp,
     /// All processes of a pod are killed.
     KillPod,
     /// A sidecar is killed; a worker of nginx.
@@ -46,32 +55,19 @@ pub enum Step {
     PowerOff,
 }
 
-/// All steps, in their order: a node that is off stays off.
-pub const STEPS: [Step; 12] = [
-    Step::Grow,
-    Step::Shrink,
-    Step::Rollout,
-    Step::DrainNode,
-    Step::KillPod,
-    Step::KillProxy,
-    Step::KillOperator,
-    Step::HaltApi,
-    Step::Deserters,
-    Step::Return,
-    Step::CutCable,
-    Step::PowerOff,
-];
-
 impl Step {
-    /// Its name in the table.
+    /// What is done, in words.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Grow => "scale 3 to 4",
             Self::Shrink => "scale 4 to 3",
+            Self::AutoscaleUp => "HPA up: 3 to 4 for 30 % more clients",
+            Self::AutoscaleDown => "HPA down: they go, 4 to 3",
             Self::Rollout => "rollout",
-            Self::DrainNode => "kubectl drain",
-            Self::KillPod => "kill -9 of a pod",
-            Self::KillProxy => "kill -9 of a sidecar (a worker of nginx)",
+            Self::DrainNode => "kubectl drain of a node",
+            Self::KillApp => "kill -9 of a pod's app",
+            Self::KillPod => "kill -9 of all processes of a pod",
+            Self::KillProxy => "kill -9 of a sidecar (nginx: its worker)",
             Self::KillOperator => "scale 3 to 4, kill -9 of the operator",
             Self::HaltApi => "scale 4 to 3, API server off for 60 s",
             Self::Deserters => "scale 3 to 4, a quarter does not return",
@@ -81,12 +77,17 @@ impl Step {
         }
     }
 
-    fn replicas(self) -> usize {
-        if matches!(self, Self::Grow | Self::KillOperator | Self::Deserters) { 4 } else { 3 }
+    /// Whether servers are cut off from their clients: then there is no promise for rooms.
+    pub const fn is_crash(self) -> bool {
+        matches!(self, Self::KillApp | Self::KillPod | Self::KillProxy | Self::CutCable | Self::PowerOff)
+    }
+
+    const fn replicas(self) -> usize {
+        if matches!(self, Self::Grow | Self::AutoscaleUp | Self::KillOperator | Self::Deserters) { 4 } else { 3 }
     }
 }
 
-/// One row: a step, an arm, what it came to, and whether it was over in time.
+/// One row: a step, an arm, and what it came to.
 pub struct Row {
     /// The step.
     pub step: Step,
@@ -96,25 +97,36 @@ pub struct Row {
     pub tally: Tally,
     /// Whether everything was as it should be within two minutes.
     pub settled: bool,
+    /// How long the step took, for all arms.
+    pub took: Duration,
+    /// Resident memory in front of the apps at its end, in bytes.
+    pub memory: u64,
 }
 
 /// Takes one step with all arms, and waits until it is over. Nodes that suffer are those with a pod of the first arm.
 pub async fn take(step: Step, arms: &[Arm]) -> Vec<Row> {
     let begin = Instant::now();
-    let breaks_before: Vec<usize> = arms.iter().map(|arm| arm.crowd.breaks()).collect();
-    let moving = async || {
-        let wspool = || arms.iter().zip(&breaks_before).filter(|(arm, _)| arm.way != Way::Nginx);
-        while begin.elapsed() < LIMIT && wspool().all(|(arm, before)| arm.crowd.breaks() < before + 3) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
+    let hit = act(step, arms).await;
+    let settled = over(step, arms).await;
+    let end = Instant::now();
+    tokio::time::sleep(ledger::AFTER).await;
+    let rows = arms.iter().zip(hit).zip(settled).map(async |((arm, hit), settled)| {
+        let tally = ledger::tally(&arm.crowd.lives(), &Span { begin, end, hit });
+        Row { step, way: arm.way, tally, settled, took: end - begin, memory: arm.memory().await }
+    });
+    let rows = join_all(rows).await;
+    if step == Step::AutoscaleDown {
+        join_all(arms.iter().map(|arm| arm.autoscale(false))).await;
+    }
+    rows
+}
+
+/// Does what a step does; returns the servers of each arm that were cut off from their clients.
+async fn act(step: Step, arms: &[Arm]) -> Vec<BTreeSet<String>> {
+    let mut hit = vec![BTreeSet::new(); arms.len()];
     match step {
-        Step::Grow | Step::Shrink | Step::Return => {
-            for arm in arms {
-                arm.crowd.stay_away(0);
-            }
-            scale(arms, step.replicas()).await;
-        }
+        Step::Grow | Step::Shrink => scale(arms, step).await,
+        Step::AutoscaleUp | Step::AutoscaleDown => autoscale(arms, step).await,
         Step::Rollout => {
             let restart = ["rollout", "restart", "deployment/chat"];
             join_all(arms.iter().map(|arm| arm.kubectl(&restart))).await;
@@ -125,32 +137,16 @@ pub async fn take(step: Step, arms: &[Arm]) -> Vec<Row> {
             arms[0].kubectl(&drain).await;
             arms[0].kubectl(&["uncordon", &node]).await;
         }
-        Step::KillPod => {
-            for arm in arms {
-                let processes = fault::of_pod(&arm.pod().await);
-                processes.iter().filter(|process| !process.command.contains("/pause")).for_each(fault::Process::kill);
-            }
-        }
-        Step::KillProxy => {
-            for arm in arms {
-                let sidecar = |process: &fault::Process| process.command.contains("wspool-sidecar");
-                let proxy = match arm.way {
-                    Way::Nginx => fault::with("nginx: worker process"),
-                    _ => fault::of_pod(&arm.pod().await).into_iter().find(sidecar).expect("a sidecar"),
-                };
-                proxy.kill();
-            }
-        }
+        Step::KillApp | Step::KillPod | Step::KillProxy => hit = join_all(arms.iter().map(|arm| kill(step, arm))).await,
         Step::KillOperator => {
-            scale(arms, step.replicas()).await;
-            moving().await;
-            for process in fault::processes().iter().filter(|process| process.command.contains("wspool-operator run")) {
-                process.kill();
-            }
+            begin_to_scale(arms, step).await;
+            fault::processes()
+                .iter()
+                .filter(|process| process.command.contains("wspool-operator run"))
+                .for_each(Process::kill);
         }
         Step::HaltApi => {
-            scale(arms, step.replicas()).await;
-            moving().await;
+            begin_to_scale(arms, step).await;
             let server = fault::with("kube-apiserver");
             server.halt();
             tokio::time::sleep(OUTAGE).await;
@@ -158,40 +154,85 @@ pub async fn take(step: Step, arms: &[Arm]) -> Vec<Row> {
         }
         Step::Deserters => {
             for arm in arms {
-                arm.crowd.stay_away(arm.crowd.lives().len() / 4);
+                arm.crowd.stay_away(arm.crowd.members() / 4);
             }
-            scale(arms, step.replicas()).await;
+            scale(arms, step).await;
         }
-        Step::CutCable => {
+        Step::Return => {
+            for arm in arms {
+                arm.crowd.stay_away(0);
+            }
+            scale(arms, step).await;
+        }
+        Step::CutCable | Step::PowerOff => {
             let node = some_node(&arms[0]).await;
-            fault::cable(&node, "down");
-            tokio::time::sleep(CUT).await;
-            fault::cable(&node, "up");
+            hit = join_all(arms.iter().map(|arm| arm.pods_on(&node))).await;
+            if step == Step::PowerOff {
+                fault::power_off(&node);
+            } else {
+                fault::cable(&node, "down");
+                tokio::time::sleep(CUT).await;
+                fault::cable(&node, "up");
+            }
         }
-        Step::PowerOff => fault::power_off(&some_node(&arms[0]).await),
     }
-    let settled = over(step, arms).await;
-    let end = Instant::now();
-    let row = |(arm, settled): (&Arm, bool)| Row {
-        step,
-        way: arm.way,
-        tally: ledger::tally(&arm.crowd.lives(), begin, end),
-        settled,
-    };
-    arms.iter().zip(settled).map(row).collect()
+    hit
 }
 
-async fn scale(arms: &[Arm], replicas: usize) {
-    let replicas = format!("--replicas={replicas}");
-    let scale = ["scale", "deployment/chat", &replicas];
-    join_all(arms.iter().map(|arm| arm.kubectl(&scale))).await;
+async fn scale(arms: &[Arm], step: Step) {
+    join_all(arms.iter().map(|arm| arm.scale(step.replicas()))).await;
+}
+
+/// Scales, and waits until the first connections have moved.
+async fn begin_to_scale(arms: &[Arm], step: Step) {
+    let pools = || arms.iter().filter(|arm| arm.way.is_wspool());
+    let before: Vec<usize> = pools().map(|arm| arm.crowd.breaks()).collect();
+    let begin = Instant::now();
+    scale(arms, step).await;
+    while begin.elapsed() < LIMIT && pools().zip(&before).any(|(arm, before)| arm.crowd.breaks() < before + 3) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Guests come or go; the pools are scaled by that, and nginx's pods by hand.
+async fn autoscale(arms: &[Arm], step: Step) {
+    let up = step == Step::AutoscaleUp;
+    for arm in arms {
+        if up {
+            arm.autoscale(true).await;
+            arm.crowd.invite();
+        } else {
+            arm.crowd.dismiss();
+        }
+        if arm.way == Way::Nginx {
+            arm.scale(step.replicas()).await;
+        }
+    }
+}
+
+/// Kills processes of a pod, each step of another; returns the servers whose clients that cuts off.
+async fn kill(step: Step, arm: &Arm) -> BTreeSet<String> {
+    let pods = arm.pods().await;
+    if step == Step::KillProxy && arm.way == Way::Nginx {
+        fault::with("nginx: worker process").kill();
+        return pods.iter().map(Pod::name_any).collect();
+    }
+    let (index, words) = match step {
+        Step::KillApp => (0, "pod-rooms.js"),
+        Step::KillPod => (1, ""),
+        _ => (2, "wspool-sidecar"),
+    };
+    let pod = pods.get(index).expect("three pods");
+    let processes = fault::of_pod(&pod.uid().expect("its UID")).into_iter();
+    let those = processes.filter(|process| process.command.contains(words) && !process.command.contains("/pause"));
+    those.for_each(|process| process.kill());
+    BTreeSet::from([pod.name_any()])
 }
 
 /// A node with a pod of this arm.
 async fn some_node(arm: &Arm) -> String {
     let pods = arm.pods().await;
-    let node = pods.iter().find_map(|pod| pod.spec.as_ref()?.node_name.clone());
-    node.expect("a pod that has a node")
+    pods.iter().find_map(node_of).expect("a pod that has a node").to_owned()
 }
 
 /// Waits until the step is over for all; says for each whether it is.
@@ -204,8 +245,8 @@ async fn over(step: Step, arms: &[Arm]) -> Vec<bool> {
             (breaks, quiet) = (now, Instant::now());
         }
         let checks = join_all(arms.iter().map(|arm| arm.is_settled(step.replicas()))).await;
-        let present = |arm: &Arm| step == Step::Deserters || arm.crowd.present() == arm.crowd.lives().len();
-        let settled: Vec<bool> = arms.iter().zip(checks).map(|(arm, is)| is && present(arm)).collect();
+        let complete = |arm: &Arm| step == Step::Deserters || arm.crowd.is_complete();
+        let settled: Vec<bool> = arms.iter().zip(checks).map(|(arm, is)| is && complete(arm)).collect();
         if (settled.iter().all(|is| *is) && quiet.elapsed() >= QUIET) || begin.elapsed() >= LIMIT {
             return settled;
         }
