@@ -6,9 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use harness::cluster::{Departure, Departures};
 use harness::control_plane::{Access, Namespace};
 use harness::until;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
+use operator::pool::WebSocketPool;
 use serde_json::{Value, json};
 
 use super::client::Crowd;
@@ -206,27 +209,24 @@ pub fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
+/// Asked often, so not by kubectl, which takes a tenth of a second of a processor each time.
 async fn is_settled(namespace: &Namespace, way: Way, replicas: usize) -> bool {
-    let get = async |what: &str| {
-        let said = namespace.kubectl(&["get", what, "chat", "--output=json"], "").await;
-        said.ok().and_then(|json| serde_json::from_str::<Value>(&json).ok()).unwrap_or_default()
-    };
-    let deployment = get("deployment").await;
-    let status = &deployment["status"];
-    let all = ["updatedReplicas", "readyReplicas"].iter().all(|count| status[count] == replicas);
-    if !all || status["observedGeneration"] != deployment["metadata"]["generation"] {
+    let Ok(deployment) = namespace.api::<Deployment>().get("chat").await else { return false };
+    let generation = deployment.metadata.generation;
+    let status = deployment.status.unwrap_or_default();
+    let all = [status.updated_replicas, status.ready_replicas, status.replicas];
+    let all = all.iter().all(|count| count.and_then(|count| usize::try_from(count).ok()) == Some(replicas));
+    if !all || status.observed_generation != generation {
         return false;
     }
-    if way == Way::Nginx {
+    if !way.is_wspool() {
         return true;
     }
-    let status = &get("websocketpool").await["status"];
-    let ready = status["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-    ready && status["slots"] == replicas && status["move"]["pending"] == 0
+    let pool = namespace.api::<WebSocketPool>().get("chat").await;
+    let Some(status) = pool.ok().and_then(|pool| pool.status) else { return false };
+    let is_ready = |condition: &Condition| condition.type_ == "Ready" && condition.status == "True";
+    let ready = status.conditions.iter().any(is_ready);
+    ready && usize::try_from(status.slots) == Ok(replicas) && status.moving.pending == 0
 }
 
 async fn until_rolled_out(namespace: &Namespace) {

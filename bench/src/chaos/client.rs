@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(7);
 /// How long a client waits before it connects again, at least and at most, as libraries do.
 const BACK_OFF: (u64, u64) = (50, 250);
 
+/// Guests come within this time.
+const ARRIVAL: Duration = Duration::from_secs(5);
+
 /// The clients of one arm. They end when it is dropped.
 pub struct Crowd {
     lives: Arc<Mutex<Vec<Life>>>,
@@ -52,6 +55,9 @@ impl Crowd {
             let client = Client { number, room: room(number), entry, lives, wanted };
             tasks.spawn(async move {
                 loop {
+                    if number >= members && client.is_new() && client.wanted.comes(number) {
+                        sleep(ARRIVAL.mul_f64(rand::random())).await;
+                    }
                     if client.wanted.comes(number) {
                         client.live().await;
                     }
@@ -127,6 +133,10 @@ struct Client {
 }
 
 impl Client {
+    fn is_new(&self) -> bool {
+        self.note(|life| life.stays.is_empty())
+    }
+
     /// One connection, from its beginning to its end.
     async fn live(&self) {
         let Ok(Some((mut socket, greeting))) = timeout(PATIENCE, self.connect()).await else { return };
