@@ -225,6 +225,8 @@ pub struct Report {
     pub slot: Option<SlotId>,
     /// Whether it is being emptied.
     pub draining: bool,
+    /// Whether it has said that it is not ready because its slot is gone.
+    pub retired: bool,
     /// Seconds left until a draining sidecar gives up.
     pub drain_seconds_left: Option<u64>,
     /// Connections whose app is here.

@@ -172,6 +172,9 @@ async fn ready(State(sidecar): State<Arc<Sidecar>>) -> (StatusCode, &'static str
     if sidecar.drain().is_some() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
+    if sidecar.retirement().is_retired(Instant::now()) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "its slot is gone\n");
+    }
     if sidecar.config.is_router() && sidecar.view().placement.is_none() {
         return (StatusCode::SERVICE_UNAVAILABLE, "a router without a placement has nobody to hand connections to\n");
     }

@@ -32,6 +32,9 @@ pub async fn run(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
 
 /// Begins the evictions that the grant in force has paid for; says whether there is one.
 fn spend_grant(sidecar: &Sidecar, now: Instant) -> bool {
+    if sidecar.drain().is_none() && sidecar.retirement().is_entered(now) {
+        return false;
+    }
     let grant = sidecar.grant();
     let Some(bucket) = grant.as_ref() else { return false };
     let mut registry = sidecar.registry();

@@ -23,7 +23,7 @@
 //! | [`sessions`] | what spans several requests of a client |
 //! | [`gateway`] | where a client should connect, told before it does |
 //! | [`relay`], [`buffer`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
-//! | [`grants`], [`drain`], [`evictor`] | when connections must leave, and how fast |
+//! | [`grants`], [`drain`], [`retirement`], [`evictor`] | when connections must leave, and how fast |
 //! | [`revival`], [`listeners`] | when no longer: the app is back |
 //! | [`handshakes`], [`idle`] | limits |
 //! | [`peers`] | other sidecars |
@@ -67,6 +67,7 @@ pub mod redis;
 pub mod registry;
 pub mod relay;
 pub mod response;
+pub mod retirement;
 pub mod revival;
 pub mod server;
 pub mod sessions;

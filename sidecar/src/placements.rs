@@ -5,7 +5,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 use ring::placement::PlacementError;
@@ -108,8 +108,9 @@ fn install(sidecar: &Sidecar, placement: Placement) -> Result<bool, Refused> {
         }
     }
     registry.place(&compiled);
-    let slot = registry.view().slot;
+    let (slot, moving) = (registry.view().slot, registry.view().moving());
     drop(registry);
+    sidecar.retirement().follow(view.slot, slot, moving, Instant::now());
     sidecar.messages.misplaced.notify_one();
     // A holder of a slot that is being emptied has handed it over; a grant under the old version is void.
     tracing::info!(version = %compiled.version(), slot = ?slot.map(|slot| slot.0), "a new placement is in force");

@@ -24,6 +24,7 @@ use crate::peers::Peers;
 use crate::plain::forward::Forwarder;
 use crate::redis::Redis;
 use crate::registry::Registry;
+use crate::retirement::Retirement;
 use crate::sessions::Sessions;
 use crate::view::View;
 
@@ -68,6 +69,7 @@ pub struct Sidecar {
     tally: Mutex<Tally>,
     grant: Mutex<Option<Bucket>>,
     drain: Mutex<Option<DrainState>>,
+    retirement: Mutex<Retirement>,
     started: u64,
 }
 
@@ -107,6 +109,7 @@ impl Sidecar {
             tally: Mutex::default(),
             grant: Mutex::new(None),
             drain: Mutex::new(None),
+            retirement: Mutex::default(),
             started: since_1970_ms(),
             config,
         })
@@ -132,6 +135,11 @@ impl Sidecar {
         self.drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the slot was lost.
+    pub fn retirement(&self) -> MutexGuard<'_, Retirement> {
+        self.retirement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The pool as it is known now.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(self.registry().view())
@@ -141,6 +149,7 @@ impl Sidecar {
     pub fn report(&self) -> Report {
         let now = Instant::now();
         let drain = self.drain().clone();
+        let retired = self.retirement().is_retired(now);
         let app = self.metrics.app_health(self.turnstile.waiting());
         let registry = self.registry();
         let view = registry.view();
@@ -154,6 +163,7 @@ impl Sidecar {
             version: view.version(),
             slot: view.slot,
             draining: drain.is_some(),
+            retired,
             drain_seconds_left: drain.map(|drain| drain.left(now).as_secs()),
             connections: registry.held(),
             trusted: registry.trusted(),

@@ -1,10 +1,13 @@
 //! A sidecar that is asked to end (SIGTERM) moves everyone first, with an operator or without.
 
+use std::time::Instant;
+
 use harness::http::Answer;
 use harness::wait::equal;
 use harness::{App, Client, Crowd, Guestbook, Plan, Sidecar, until};
 use ring::settings::Settings;
 use ring::wire::BreakCause;
+use sidecar::drain::HEARD;
 
 /// Three servers and a router, and clients that enter there.
 struct Scene {
@@ -86,6 +89,34 @@ async fn with_an_operator_its_slot_goes_to_a_spare_and_it_ends() {
     scene.crowd.at_home(|key| scene.plan.owner(key)).await;
     scene.moved_once(&before, "b");
     assert_eq!(scene.a.status().await.connections, scene.crowd.present()["a"] as u64);
+}
+
+#[tokio::test]
+async fn a_sidecar_whose_slot_is_gone_is_not_ready_and_keeps_its_clients_until_that_is_heard() {
+    let mut scene = Scene::new(20).await;
+    let before = scene.plan.clone();
+    let all = [&scene.a, &scene.b, &scene.c, &scene.router];
+    let readiness = async || scene.b.observe("/readyz").await.status.as_u16();
+    assert_eq!(readiness().await, 200);
+    scene.plan.hold(&[(0, &scene.a)]);
+    let begin = Instant::now();
+    scene.plan.publish(&all).await;
+    assert_eq!(readiness().await, 503);
+    until("somebody leaves", async || {
+        let report = scene.b.grant(&scene.plan.grant(&scene.b, 1)).await;
+        if report.evicted > 0 { Ok(()) } else { Err(format!("{report:?}")) }
+    })
+    .await;
+    assert!(begin.elapsed() >= HEARD, "an entry that is still open would have let them in again");
+    scene.plan.move_all(&[&scene.b], 20).await;
+    scene.crowd.at_home(|_| "a".into()).await;
+    scene.moved_once(&before, "b");
+    assert!(scene.b.status().await.retired);
+
+    scene.plan.settle();
+    scene.plan.hold(&[(0, &scene.a), (1, &scene.b)]);
+    scene.plan.publish(&all).await;
+    assert_eq!(readiness().await, 200, "it has a slot again");
 }
 
 #[tokio::test]

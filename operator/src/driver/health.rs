@@ -20,6 +20,8 @@ pub struct Health {
     /// Since when it has been leaving.
     leaving: Option<Instant>,
     draining: bool,
+    /// It has lost its slot, and says that it is not ready for that reason alone.
+    retired: bool,
     /// How its source lists it; `None` when it no longer does.
     standing: Option<Standing>,
 }
@@ -42,6 +44,7 @@ impl Health {
         self.reached = true;
         self.refused = None;
         self.draining = report.draining;
+        self.retired = report.retired;
         self.note_leaving(now);
     }
 
@@ -94,7 +97,7 @@ impl Health {
                 let wait = if goes { patience.handover } else { patience.settle.min(patience.handover) };
                 MemberState::Leaving { overdue: now >= since + wait }
             }
-            None if !known || self.standing == Some(Standing::Starting) => MemberState::Starting,
+            None if !known || (self.standing == Some(Standing::Starting) && !self.retired) => MemberState::Starting,
             None if self.reached => MemberState::Ready,
             None => MemberState::Unreachable,
         }
@@ -150,6 +153,14 @@ mod tests {
         assert_eq!(health.state(PATIENCE, now), MemberState::Ready);
         health.listed(Some(Standing::Leaving), now);
         assert_eq!(health.state(PATIENCE, now), MemberState::Leaving { overdue: false });
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_because_its_slot_is_gone_can_have_one_again() {
+        let now = Instant::now();
+        let mut health = Health { standing: Some(Standing::Starting), ..Health::default() };
+        health.heard(&Report { retired: true, ..reported(0, false) }, now);
+        assert_eq!(health.state(PATIENCE, now), MemberState::Ready);
     }
 
     #[test]
