@@ -6,6 +6,7 @@
 use std::borrow::Borrow;
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -16,7 +17,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ring::Placement;
 use ring::wire::{Grant, Loads, Placed, Problem, Report, Told};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::token::{Covered, Signer};
 
@@ -26,12 +28,20 @@ const CONNECT: Duration = Duration::from_millis(500);
 const REQUEST: Duration = Duration::from_secs(2);
 /// The largest answer that is read, in bytes.
 const ANSWER: usize = 1024 * 1024;
+const WRITABLE: &str = "wire types have string keys and no failing serializers";
 
 /// A client for all sidecars; its connections are kept alive.
 #[derive(Clone, Debug)]
 pub struct Control {
     client: Client<HttpConnector, Full<Bytes>>,
     signer: Option<Signer>,
+}
+
+/// A placement that many sidecars get: what each of them is sent is written only once.
+#[derive(Clone, Debug)]
+pub struct Written {
+    placement: Arc<Placement>,
+    json: Box<RawValue>,
 }
 
 /// Whom a request is for, and in whose name.
@@ -91,6 +101,31 @@ pub enum ControlError {
         /// What is wrong.
         why: String,
     },
+}
+
+impl Written {
+    /// Writes it.
+    pub fn new(placement: Arc<Placement>) -> Self {
+        let json = serde_json::value::to_raw_value(&*placement).expect(WRITABLE);
+        Self { placement, json }
+    }
+
+    /// What was written.
+    pub fn placement(&self) -> &Arc<Placement> {
+        &self.placement
+    }
+}
+
+impl Borrow<Placement> for &Written {
+    fn borrow(&self) -> &Placement {
+        &self.placement
+    }
+}
+
+impl Serialize for Written {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.json.serialize(to)
+    }
 }
 
 impl Default for Control {
@@ -188,7 +223,7 @@ impl Control {
 }
 
 fn body<T: Serialize>(value: &T) -> Bytes {
-    serde_json::to_vec(value).expect("wire types have string keys and no failing serializers").into()
+    serde_json::to_vec(value).expect(WRITABLE).into()
 }
 
 fn refused(error: &hyper_util::client::legacy::Error) -> bool {

@@ -11,7 +11,8 @@
 pub mod courier;
 pub mod health;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::{Placement, SlotId, Version};
@@ -19,7 +20,7 @@ use tokio::sync::{mpsc, watch as latest};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, Written};
 use crate::planner::{Member, MemberState, Role};
 use crate::pool::CheckedPool;
 use crate::rebalance::view::PoolView;
@@ -69,7 +70,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What tells it from every other member.
+    /// What tells it from every other member: one whose ports or UID have changed is another one, and the old one leaves.
     fn identity(&self) -> (&str, Option<&str>, &str, &str) {
         (&self.name, self.uid.as_deref(), &self.address, &self.control)
     }
@@ -144,7 +145,9 @@ pub struct Driver<S> {
     save_again: Instant,
     tracked: Vec<Tracked>,
     born: u64,
+    /// What the machine was told of the members last, and when.
     told: (Vec<Member>, usize),
+    told_at: Option<Instant>,
     couriers: JoinSet<()>,
     control: Control,
     ticks: u32,
@@ -183,6 +186,7 @@ impl<S: Store> Driver<S> {
             tracked: Vec::new(),
             born: 0,
             told: (Vec::new(), 0),
+            told_at: None,
             couriers: JoinSet::new(),
             control,
             ticks: 0,
@@ -249,24 +253,39 @@ impl<S: Store> Driver<S> {
             self.step(Event::Pool(Box::new(pool))).await?;
         }
         let now = Instant::now();
-        self.track(answers, now);
-        self.tell_members(now).await
+        if self.may_tell(now) {
+            self.track(answers, now);
+            self.tell_members(now).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the machine is told at once that members have changed. While a pool forms they change all the time, and each
+    /// time all of them are looked at: what comes soon after the last change waits for the tick.
+    fn may_tell(&self, now: Instant) -> bool {
+        self.told_at.is_none_or(|told| now >= told + TICK)
     }
 
     /// Follows the members that are listed, and those that no longer are until nothing more is expected of them.
     fn track(&mut self, answers: &mpsc::Sender<Answer>, now: Instant) {
         let patience = self.patience();
         let input = self.input.borrow();
+        // Of two that are listed alike the first counts.
+        let listed = input.entries.iter().rev().map(|entry| (entry.identity(), entry));
+        let listed: HashMap<_, &Entry> = listed.collect();
         for tracked in &mut self.tracked {
-            let entry = input.entries.iter().find(|entry| tracked.is(entry));
-            if let Some(entry) = entry {
-                tracked.entry = entry.clone();
-            }
+            let entry = listed.get(&tracked.entry.identity()).copied();
             tracked.health.listed(entry.map(|entry| entry.standing), now);
+            if let Some(entry) = entry {
+                tracked.entry.clone_from(entry);
+            }
         }
-        let machine = &self.machine;
+        let needed = match self.tracked.iter().any(|tracked| tracked.health.is_unlisted()) {
+            true => self.machine.needed(),
+            false => HashSet::new(),
+        };
         self.tracked.retain(|tracked| {
-            let needed = tracked.uid().is_some_and(|uid| machine.needs(uid));
+            let needed = tracked.uid().is_some_and(|uid| needed.contains(uid));
             let over = match input.unlisted {
                 Unlisted::Leaves => tracked.health.is_over(patience, needed, now),
                 Unlisted::IsGone => tracked.health.is_unlisted(),
@@ -277,10 +296,9 @@ impl<S: Store> Driver<S> {
             }
             !over
         });
-        for entry in &input.entries {
-            if self.tracked.iter().any(|tracked| tracked.is(entry)) {
-                continue;
-            }
+        let mut known: HashSet<_> = self.tracked.iter().map(|tracked| tracked.entry.identity()).collect();
+        let new: Vec<&Entry> = input.entries.iter().filter(|entry| known.insert(entry.identity())).collect();
+        for entry in new {
             self.born += 1;
             let (id, mailbox) = (self.born, Mailbox::default());
             let route = Route { member: id, address: entry.control.clone(), uid: entry.uid.clone() };
@@ -299,20 +317,23 @@ impl<S: Store> Driver<S> {
             let input = self.input.borrow();
             let positions: HashMap<_, usize> = input.entries.iter().map(Entry::identity).zip(0..).collect();
             let mut order: Vec<&Tracked> = self.tracked.iter().collect();
-            order.sort_by_key(|tracked| positions.get(&tracked.entry.identity()).copied().unwrap_or(usize::MAX));
+            order.sort_by_cached_key(|tracked| positions.get(&tracked.entry.identity()).copied().unwrap_or(usize::MAX));
             (order.into_iter().map(|tracked| tracked.member(patience, now)).collect(), input.desired)
         };
         if told == self.told {
             return Ok(());
         }
         self.told.clone_from(&told);
+        self.told_at = Some(now);
         let (members, desired) = told;
         self.step(Event::Members { members, desired }).await
     }
 
     async fn answered(&mut self, answer: Answer) -> Result<(), DriverError> {
         let (now, patience) = (Instant::now(), self.patience());
-        let Some(tracked) = self.tracked.iter_mut().find(|tracked| tracked.id == answer.member) else { return Ok(()) };
+        // They are tracked in the order of their ids.
+        let Ok(at) = self.tracked.binary_search_by_key(&answer.member, |tracked| tracked.id) else { return Ok(()) };
+        let tracked = &mut self.tracked[at];
         let before = tracked.member(patience, now);
         match &answer.result {
             Ok(report) => {
@@ -325,7 +346,7 @@ impl<S: Store> Driver<S> {
             }
         }
         // Every sidecar answers all the time, and an answer says nothing of the other members.
-        if tracked.member(patience, now) != before {
+        if tracked.member(patience, now) != before && self.may_tell(now) {
             self.tell_members(now).await?;
         }
         match answer.result {
@@ -342,32 +363,19 @@ impl<S: Store> Driver<S> {
             let pool = &self.machine.pool().name;
             tracing::info!(pool, state = ?self.machine.state(), version = %self.machine.version(), "the pool");
         }
-        for action in actions {
+        for action in &actions {
             match action {
                 Action::Save(saved) => {
-                    self.unsaved = Some(saved);
+                    self.unsaved = Some(saved.clone());
                     self.save_again = Instant::now();
                 }
-                Action::Publish { uid, placement } => {
-                    // The machine publishes again with every tick until a sidecar has the placement.
-                    if let (true, Some(mailbox)) = (self.save().await?, self.mailbox(&uid)) {
-                        mailbox.place(uid, placement);
-                    }
-                }
-                Action::Grant(grant) => {
-                    if let Some(mailbox) = self.mailbox(&grant.target) {
-                        mailbox.grant(grant);
-                    }
-                }
-                Action::Tell { uid, loads } => {
-                    if let Some(mailbox) = self.mailbox(&uid) {
-                        mailbox.tell(uid, loads);
-                    }
-                }
-                Action::Resign { newer } => return Err(DriverError::Superseded(newer)),
+                Action::Resign { newer } => return Err(DriverError::Superseded(*newer)),
+                Action::Publish { .. } | Action::Grant(_) | Action::Tell { .. } => {}
             }
         }
-        self.save().await?;
+        // The machine publishes again with every tick until a sidecar has the placement.
+        let may_publish = self.save().await?;
+        self.post(actions, may_publish);
         // What else there is to see can wait for the next tick: a view is as large as the pool.
         if changed {
             self.show();
@@ -392,8 +400,39 @@ impl<S: Store> Driver<S> {
         Ok(self.unsaved.is_none())
     }
 
-    fn mailbox(&self, uid: &str) -> Option<&Mailbox> {
-        self.tracked.iter().find(|tracked| tracked.uid() == Some(uid)).map(|tracked| &tracked.mailbox)
+    /// Puts what is for sidecars into their mailboxes.
+    fn post(&self, actions: Vec<Action>, may_publish: bool) {
+        if actions.is_empty() {
+            return;
+        }
+        // Of two with the same UID the first counts.
+        let mailboxes = self.tracked.iter().rev().filter_map(|tracked| Some((tracked.uid()?, &tracked.mailbox)));
+        let mailboxes: HashMap<&str, &Mailbox> = mailboxes.collect();
+        let mut written = None;
+        for action in actions {
+            match action {
+                Action::Publish { uid, placement } if may_publish => {
+                    if let Some(mailbox) = mailboxes.get(uid.as_str()) {
+                        let known = written
+                            .take()
+                            .filter(|written: &Arc<Written>| Arc::ptr_eq(written.placement(), &placement));
+                        let known = known.unwrap_or_else(|| Arc::new(Written::new(placement)));
+                        mailbox.place(uid, Arc::clone(written.insert(known)));
+                    }
+                }
+                Action::Grant(grant) => {
+                    if let Some(mailbox) = mailboxes.get(grant.target.as_str()) {
+                        mailbox.grant(grant);
+                    }
+                }
+                Action::Tell { uid, loads } => {
+                    if let Some(mailbox) = mailboxes.get(uid.as_str()) {
+                        mailbox.tell(uid, loads);
+                    }
+                }
+                Action::Publish { .. } | Action::Save(_) | Action::Resign { .. } => {}
+            }
+        }
     }
 
     fn patience(&self) -> Patience {
@@ -416,11 +455,6 @@ impl<S: Store> Driver<S> {
 }
 
 impl Tracked {
-    /// A member whose ports or UID have changed is another one, and the old one leaves.
-    fn is(&self, entry: &Entry) -> bool {
-        self.entry.identity() == entry.identity()
-    }
-
     /// Its UID, as its sidecar or its source says.
     fn uid(&self) -> Option<&str> {
         self.health.uid.as_deref().or(self.entry.uid.as_deref())
@@ -451,3 +485,6 @@ impl Tracked {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

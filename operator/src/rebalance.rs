@@ -36,7 +36,7 @@ mod saved;
 pub mod succession;
 pub mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -194,13 +194,11 @@ impl Machine {
         }
     }
 
-    /// Takes an event in and says what to do.
+    /// Takes an event in and says what to do. What a report makes due waits for the next tick: each look at the pool costs as
+    /// much as the pool is large, and the larger it is the more reports come.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         let tick = matches!(event, Event::Tick);
-        // A report changes neither who is there nor what is wanted. What else it makes due can wait for the next tick: in a
-        // large pool reports come all the time.
-        let plans = !matches!(event, Event::Report(_));
         match event {
             Event::Members { members, desired } => {
                 // Of two with the same UID the first counts.
@@ -210,9 +208,8 @@ impl Machine {
             }
             Event::Pool(pool) => self.pool = *pool,
             Event::Report(report) => {
-                let slot = self.slot_of(&report.uid);
-                let restarted = self.fleet.hear(*report, &self.saved.baselines, now);
-                self.absent.extend(slot.filter(|_| restarted).map(|slot| (slot, now)));
+                self.hear(*report, now);
+                return actions;
             }
             Event::Tick => {}
         }
@@ -225,16 +222,12 @@ impl Machine {
             return actions;
         }
         if self.learns(now) || self.pool.pace.mode == Mode::DryRun {
-            if plans {
-                self.settle(now);
-            }
+            self.settle(now);
             return actions;
         }
         self.take_over(now, &mut actions);
         self.note_absences(now);
-        if plans {
-            self.adopt_what_is_due(now, &mut actions);
-        }
+        self.adopt_what_is_due(now, &mut actions);
         if tick {
             self.recall(now, &mut actions);
             self.level(now, &mut actions);
@@ -275,10 +268,17 @@ impl Machine {
         &self.pool
     }
 
-    /// Whether a placement leads to a sidecar, or did while its keys move.
-    pub fn needs(&self, uid: &str) -> bool {
+    /// The sidecars that a placement leads to, or did while their keys move, by UID.
+    pub fn needed(&self) -> HashSet<&str> {
         let current = self.saved.roster.slots.iter().filter_map(|slot| slot.holder.as_ref());
-        current.chain(self.saved.former_holders()).any(|holder| holder.uid == uid)
+        current.chain(self.saved.former_holders()).map(|holder| holder.uid.as_str()).collect()
+    }
+
+    fn hear(&mut self, report: Report, now: Instant) {
+        let uid = report.uid.clone();
+        if self.fleet.hear(report, &self.saved.baselines, now) {
+            self.absent.extend(self.slot_of(&uid).map(|slot| (slot, now)));
+        }
     }
 
     fn outranked_by(&self) -> Option<Version> {

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::http::StatusCode;
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use operator::control::{Control, ControlError};
+use operator::control::{Control, ControlError, Written};
 use operator::driver::courier::{self, Mailbox, Route};
 use ring::wire::{Grant, Placed, Problem, Report};
 use ring::{Placement, Version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 /// A server that ends with the test.
@@ -167,4 +167,39 @@ async fn a_courier_carries_only_the_newest_of_what_waits() {
     mailbox.close();
     task.await.unwrap();
     assert!(answers.recv().await.is_none(), "one request answered them all");
+}
+
+#[tokio::test]
+async fn a_placement_that_is_on_its_way_to_a_slow_sidecar_is_not_sent_again() {
+    let (arrived, mut arrivals) = mpsc::channel(8);
+    let slow = Arc::new(Notify::new());
+    let release = Arc::clone(&slow);
+    let take = async move |Json(placed): Json<Placed>| {
+        let Placement { pool_uid, version, .. } = placed.placement;
+        arrived.send(version.epoch).await.unwrap();
+        slow.notified().await;
+        Json(Report { uid: placed.target, pool_uid, version, ..Report::default() })
+    };
+    let server = Server::with(Router::new().route("/v1/placement", put(take))).await;
+    let (answer, mut answers) = mpsc::channel(8);
+    let mailbox = Mailbox::default();
+    let route = Route { member: 1, address: server.address.clone(), uid: None };
+    let courier = tokio::spawn(courier::serve(route, mailbox.clone(), Control::default(), answer));
+    let publish = |epoch| {
+        let placement =
+            Placement { pool_uid: "pool".into(), version: Version { term: 1, epoch }, ..Placement::default() };
+        mailbox.place("a".into(), Arc::new(Written::new(Arc::new(placement))));
+    };
+    publish(1);
+    assert_eq!(arrivals.recv().await, Some(1));
+    publish(1);
+    release.notify_one();
+    assert_eq!(answers.recv().await.unwrap().result.unwrap().version.epoch, 1);
+    // What comes next is the next one.
+    publish(2);
+    assert_eq!(arrivals.recv().await, Some(2));
+    release.notify_one();
+    mailbox.close();
+    courier.await.unwrap();
+    assert!(arrivals.try_recv().is_err());
 }

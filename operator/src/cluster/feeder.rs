@@ -15,6 +15,8 @@ use crate::pool::{CheckedPool, WebSocketPool, check};
 
 /// The target is looked at this often even when no pod changes: one that cannot make pods changes none.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// The least time between two looks: while a pool forms, or is rolled out, it changes with each of its pods.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long passes before an API server that did not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -91,6 +93,7 @@ impl Feeder {
     pub async fn feed(&mut self, inputs: &watch::Sender<Input>) {
         let mut pause = INTERVAL;
         loop {
+            tokio::time::sleep(PAUSE).await;
             self.wait(pause).await;
             pause = match self.look().await {
                 Look::Input(input) => {

@@ -3,7 +3,7 @@
 //! They are functions of the pool and its slots. A slot's EndpointSlice is written by the operator, so that a handover is one
 //! atomic change: no label of a pod has to follow, and its address is never that of two pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort, ServiceSpec};
@@ -190,9 +190,11 @@ impl Owner {
 
 /// Where each slot is to be found: its holder's pod, if that is ready.
 pub fn slot_addresses(view: &PoolView, pods: &[PodFacts]) -> BTreeMap<SlotId, Option<SlotAddress>> {
+    let ready = view.members.iter().filter(|member| member.ready);
+    let holders: HashMap<SlotId, &str> = ready.filter_map(|m| Some((m.slot?, m.uid.as_deref()?))).collect();
+    let pods: HashMap<&str, &PodFacts> = pods.iter().map(|pod| (pod.uid.as_str(), pod)).collect();
     let address = |slot: SlotId| {
-        let holder = view.members.iter().find(|member| member.slot == Some(slot) && member.ready)?;
-        let pod = pods.iter().find(|pod| holder.uid.as_ref() == Some(&pod.uid))?;
+        let pod = pods.get(holders.get(&slot)?)?;
         Some(SlotAddress { ip: pod.ip?, pod: pod.name.clone(), uid: pod.uid.clone() })
     };
     view.slots.iter().map(|slot| (slot.id, address(slot.id))).collect()

@@ -1,6 +1,6 @@
 //! How many replicas the target should have, and which pods should go first, as functions of what is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::pod::PodFacts;
 use crate::planner::Role;
@@ -45,13 +45,13 @@ pub fn step(wanted: Option<u32>, desired: u32, view: &PoolView, pods: &[PodFacts
     if !retired || view.state != State::Stable {
         return Step::Wait("connections move away from the pods that go");
     }
-    let member = |pod: &PodFacts| view.members.iter().find(|member| member.uid.as_ref() == Some(&pod.uid));
+    let members = by_uid(view);
     let is_empty = |member: &MemberView| member.slot.is_none() && member.connections.is_none_or(|held| held == 0);
-    let emptied = pods.clone().filter(|pod| member(pod).is_none_or(is_empty)).count();
+    let emptied = pods.clone().filter(|pod| members.get(pod.uid.as_str()).copied().is_none_or(is_empty)).count();
     if u32::try_from(emptied).is_ok_and(|emptied| emptied < desired - wanted) {
         return Step::Wait("connections move away from the pods that go");
     }
-    if pods.clone().any(|pod| cost_to_write(pod, view).is_some()) {
+    if !costs_to_write(pods, view).is_empty() {
         return Step::Wait("deletion costs are being written");
     }
     Step::Set(wanted)
@@ -62,18 +62,26 @@ fn is_rolling<'a>(pods: impl Iterator<Item = &'a PodFacts>) -> bool {
     pods.map(|pod| &pod.revision).collect::<BTreeSet<_>>().len() > 1
 }
 
-/// The deletion cost that a pod should have and has not: lower ones go first.
-pub fn cost_to_write(pod: &PodFacts, view: &PoolView) -> Option<i32> {
-    // A StatefulSet takes the highest ordinal, whatever it costs.
-    if pod.role != Role::App || pod.ordinal.is_some() || !pod.stays() {
-        return None;
+/// The deletion costs that pods should have and have not: lower ones go first. In a pool that forms nobody holds anything yet.
+pub fn costs_to_write<'a>(pods: impl IntoIterator<Item = &'a PodFacts>, view: &PoolView) -> Vec<(&'a PodFacts, i32)> {
+    if view.slots.is_empty() {
+        return Vec::new();
     }
-    let member = view.members.iter().find(|member| member.uid.as_ref() == Some(&pod.uid))?;
-    let cost = match member.slot {
-        Some(slot) => i32::try_from(slot.0).map_or(SPARE, |slot| -slot),
-        None => SPARE,
-    };
-    (pod.cost.as_deref() != Some(cost.to_string().as_str())).then_some(cost)
+    let members = by_uid(view);
+    // A StatefulSet takes the highest ordinal, whatever it costs.
+    let counts = |pod: &&PodFacts| pod.role == Role::App && pod.ordinal.is_none() && pod.stays();
+    let costs = pods.into_iter().filter(counts).filter_map(|pod| {
+        let cost = match members.get(pod.uid.as_str())?.slot {
+            Some(slot) => i32::try_from(slot.0).map_or(SPARE, |slot| -slot),
+            None => SPARE,
+        };
+        (pod.cost.as_deref() != Some(cost.to_string().as_str())).then_some((pod, cost))
+    });
+    costs.collect()
+}
+
+fn by_uid(view: &PoolView) -> HashMap<&str, &MemberView> {
+    view.members.iter().filter_map(|member| Some((member.uid.as_deref()?, member))).collect()
 }
 
 #[cfg(test)]
@@ -151,14 +159,25 @@ mod tests {
     #[test]
     fn a_holder_costs_less_the_higher_its_slot_and_a_spare_least() {
         let (mut pods, view) = pool(3, 2);
-        assert!(pods.iter().all(|pod| cost_to_write(pod, &view).is_none()), "they have it already");
+        let costs = |pods: &[PodFacts], view: &PoolView| -> Vec<i32> {
+            costs_to_write(pods, view).into_iter().map(|(_, cost)| cost).collect()
+        };
+        assert_eq!(costs(&pods, &view), [0; 0], "they have it already");
         for pod in &mut pods {
             pod.cost = None;
         }
-        let costs: Vec<_> = pods.iter().map(|pod| cost_to_write(pod, &view)).collect();
-        assert_eq!(costs, [Some(0), Some(-1), Some(SPARE)]);
+        assert_eq!(costs(&pods, &view), [0, -1, SPARE]);
         pods[0].standing = Some(crate::driver::Standing::Leaving);
         pods[1].ordinal = Some(1);
-        assert_eq!((cost_to_write(&pods[0], &view), cost_to_write(&pods[1], &view)), (None, None));
+        assert_eq!(costs(&pods, &view), [SPARE]);
+    }
+
+    #[test]
+    fn while_a_pool_forms_no_pod_gets_a_cost_that_its_slot_will_change() {
+        let (mut pods, mut view) = pool(3, 0);
+        pods.iter_mut().for_each(|pod| pod.cost = None);
+        assert!(costs_to_write(&pods, &view).is_empty());
+        view.slots.push(slot(0, "chat-0"));
+        assert_eq!(costs_to_write(&pods, &view).len(), 3);
     }
 }

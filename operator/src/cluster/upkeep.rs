@@ -4,7 +4,7 @@
 mod routes;
 mod scaler;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -385,9 +385,9 @@ impl Upkeep {
 
     /// Each pod's deletion cost, so that a ReplicaSet takes the right one.
     async fn keep_costs(&mut self, view: &PoolView, pods: &[PodFacts]) -> Result<(), AskError> {
-        let costs = pods.iter().filter_map(|pod| Some((pod, replicas::cost_to_write(pod, view)?)));
-        let costs: Vec<_> = costs.collect();
-        self.costs.retain(|uid, _| costs.iter().any(|(pod, _)| &pod.uid == uid));
+        let costs = replicas::costs_to_write(pods, view);
+        let due: HashSet<&str> = costs.iter().map(|(pod, _)| pod.uid.as_str()).collect();
+        self.costs.retain(|uid, _| due.contains(uid.as_str()));
         for (pod, cost) in costs {
             if self.costs.get(&pod.uid) == Some(&cost) {
                 continue;

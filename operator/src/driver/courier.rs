@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ring::Placement;
+use ring::Version;
 use ring::wire::{Grant, Loads, Placed, Report, Told};
 use tokio::sync::{Notify, mpsc};
 
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, Written};
 
 /// What a sidecar has answered, or why it has not.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Route {
 /// What waits to be carried. A newer placement, grant or count takes the place of one that still waits.
 #[derive(Debug, Default)]
 struct Waiting {
-    placed: Option<(String, Arc<Placement>)>,
+    placed: Option<(String, Arc<Written>)>,
     grant: Option<Grant>,
     loads: Option<(String, Arc<Loads>)>,
     question: bool,
@@ -46,7 +46,7 @@ pub struct Mailbox {
 
 impl Mailbox {
     /// A placement for the sidecar with this UID.
-    pub fn place(&self, uid: String, placement: Arc<Placement>) {
+    pub fn place(&self, uid: String, placement: Arc<Written>) {
         self.put(|waiting| waiting.placed = Some((uid, placement)));
     }
 
@@ -97,16 +97,23 @@ impl Mailbox {
 /// Serves one member's control port until its mailbox is closed.
 pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mpsc::Sender<Answer>) {
     let Route { member, address, uid } = route;
+    // What the sidecar said last that it has.
+    let mut has = (String::new(), Version::default());
     loop {
         let Waiting { placed, grant, loads, question, closed } = mailbox.next().await;
         if closed {
             return;
         }
+        // While one was on its way to a slow sidecar it was published again.
+        let placed = placed.filter(|(_, written)| {
+            let placement = written.placement();
+            (&placement.pool_uid, placement.version) != (&has.0, has.1)
+        });
         let mut results = Vec::with_capacity(3);
         // Each is answered with the same report, so a question is asked only when nothing else is carried.
         let asks = question && placed.is_none() && grant.is_none() && loads.is_none();
-        if let Some((target, placement)) = placed {
-            results.push(control.place(&address, &Placed { target, placement: &*placement }).await);
+        if let Some((target, written)) = placed {
+            results.push(control.place(&address, &Placed { target, placement: &*written }).await);
         }
         if let Some(grant) = grant {
             results.push(control.grant(&address, &grant).await);
@@ -119,6 +126,9 @@ pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mp
         }
         for result in results {
             let result = result.and_then(|report| meant(report, uid.as_deref(), &address));
+            if let Ok(report) = &result {
+                has = (report.pool_uid.clone(), report.version);
+            }
             if answers.send(Answer { member, result }).await.is_err() {
                 return;
             }

@@ -77,9 +77,9 @@ impl Machine {
     }
 
     pub(super) fn sources(&self, to: &BTreeMap<SlotId, String>, now: Instant) -> Vec<Source> {
-        let by_load = self.levels().then(|| self.excess_by_member(now));
+        let may_shed = || !to.is_empty() && self.knows_takers(now);
+        let by_load = self.levels().then(|| if may_shed() { self.excess_by_member(now) } else { BTreeMap::default() });
         let pending = |report: &Report| match &by_load {
-            Some(_) if to.is_empty() || !self.knows_takers(now) => 0,
             Some(excess) => excess.get(&report.uid).copied().unwrap_or(0),
             None => report.moved_to.iter().filter(|(slot, _)| to.contains_key(slot)).map(|(_, count)| count).sum(),
         };

@@ -1,6 +1,6 @@
 //! What the machine says of its pool: slots, the move, and conditions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use ring::SlotId;
@@ -186,7 +186,8 @@ impl Machine {
 
     /// A server that has just started holds nothing yet; any other one that is silent may hold anything.
     fn is_counted(&self, now: Instant) -> bool {
-        let holds = |uid: &str| self.saved.roster.slots.iter().filter_map(|s| s.holder.as_ref()).any(|h| h.uid == uid);
+        let holders = self.saved.roster.slots.iter().filter_map(|slot| Some(slot.holder.as_ref()?.uid.as_str()));
+        let holders: HashSet<&str> = holders.collect();
         let heard = |uid: &str| {
             let heard = self.fleet.get(uid).map(|sidecar| sidecar.heard);
             heard.is_some_and(|heard| now.saturating_duration_since(heard) <= COUNTED_FOR)
@@ -195,7 +196,7 @@ impl Machine {
             let uid = member.uid.as_deref()?;
             match member.state {
                 MemberState::Dead => None,
-                MemberState::Starting if !holds(uid) => None,
+                MemberState::Starting if !holders.contains(uid) => None,
                 _ => Some(heard(uid)),
             }
         });
