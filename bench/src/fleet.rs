@@ -3,6 +3,8 @@
 //!
 //! Everything runs on one thread, inside a [`LocalSet`](tokio::task::LocalSet).
 
+mod traffic;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -29,6 +31,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use traffic::{Sent, Traffic};
+
 /// How often clients look whether they were told to go.
 const LOOK: Duration = Duration::from_millis(10);
 /// Where a pod's app would listen.
@@ -52,6 +56,8 @@ pub struct Fleet {
     keys: Keys,
     members: RefCell<BTreeMap<String, Rc<Member>>>,
     tasks: RefCell<JoinSet<()>>,
+    /// What the operator sends them.
+    pub traffic: Traffic,
     /// Its sidecars stop when it is gone.
     stop: watch::Sender<bool>,
 }
@@ -65,7 +71,7 @@ impl Fleet {
     /// One without sidecars.
     pub fn new(keys: Keys) -> Self {
         let (stop, _) = watch::channel(false);
-        Self { keys, members: RefCell::default(), tasks: RefCell::default(), stop }
+        Self { keys, members: RefCell::default(), tasks: RefCell::default(), traffic: Traffic::default(), stop }
     }
 
     /// Starts the sidecar of a pod.
@@ -79,7 +85,8 @@ impl Fleet {
         let mut tasks = self.tasks.borrow_mut();
         tasks.spawn_local(server::run(Arc::clone(&sidecar), clients, || {}, self.stop.subscribe()));
         tasks.spawn_local(evictor::run(Arc::clone(&sidecar), self.stop.subscribe()));
-        let routes = control::routes(Arc::clone(&sidecar));
+        let count = axum::middleware::from_fn_with_state(self.traffic.clone(), Traffic::count);
+        let routes = control::routes(Arc::clone(&sidecar)).layer(count);
         tasks.spawn_local(async move {
             axum::serve(operator, routes).await.expect("a control port that is served");
         });

@@ -25,6 +25,9 @@ use crate::usage::{Usage, float};
 
 const POOL: &str = "chat";
 const REPLICA: usize = 0;
+/// Where sidecars take placements, and grants.
+const PLACEMENT: &str = "/v1/placement";
+const GRANTS: &str = "/v1/evictions";
 /// How often the fleet is looked at: what is measured is no finer.
 const LOOK: Duration = Duration::from_millis(5);
 /// How often the API server is asked, which costs the machine more.
@@ -108,6 +111,7 @@ impl Round {
         let ready = Instant::now();
         self.placed(pods).await;
         let placed = ready.elapsed();
+        let sent = self.placing("forming", &phase);
         self.told(|status| status.slots as usize == pods && is(status, "Ready", "True")).await;
         let told = ready.elapsed();
         self.when("nothing moves", |fleet| fleet.agreed().is_some_and(|placement| !placement.moving())).await;
@@ -120,6 +124,7 @@ impl Round {
             count("forming: API reads", phase.reads()),
             seconds("forming: operator's CPU time", phase.cpu),
         ];
+        figures.extend(sent);
         figures.extend(phase.writes_by_kind("forming"));
         figures
     }
@@ -149,12 +154,15 @@ impl Round {
         let ready = Instant::now();
         let after = self.placed(pods + 1).await;
         let placed = ready.elapsed();
+        let sent = self.placing("one pod more", &phase);
+        let (before_move, began) = (self.usage(), Instant::now());
         let minimum = moved(&before, &after, keys);
         self.when("the move is over", |fleet| {
             fleet.agreed().is_some_and(|placement| !placement.moving() && placement.version() >= after.version())
         })
         .await;
         let moved = ready.elapsed();
+        let granted = self.granting(before_move, began);
         let epoch = self.fleet.agreed().map_or(0, |placement| placement.version().epoch);
         let all = keys.len() as u64;
         self.told(|status| {
@@ -175,8 +183,44 @@ impl Round {
             seconds("one pod more: operator's CPU time", phase.cpu),
             seconds("one pod more: the time that these are of", phase.took),
         ];
+        figures.extend(sent);
+        figures.extend(granted);
         figures.extend(phase.writes_by_kind("one pod more"));
         figures
+    }
+
+    /// What it took to give the placement to every sidecar.
+    fn placing(&self, phase: &str, begun: &Begun) -> Vec<Figure> {
+        let fleet = Usage::of(std::process::id()).cpu.saturating_sub(begun.fleet);
+        let sent = self.fleet.traffic.take().remove(PLACEMENT);
+        let sent = sent.expect("a placement was sent");
+        vec![
+            seconds(&format!("{phase}: first sidecar asked to every sidecar having the epoch"), sent.span()),
+            count(&format!("{phase}: placements sent"), sent.requests),
+            Figure {
+                name: format!("{phase}: size of a placement"),
+                value: float(sent.bytes) / float(sent.requests),
+                unit: Unit::KiB,
+            },
+            seconds(&format!("{phase}: the sidecars' CPU time until then, with their clients'"), fleet),
+        ]
+    }
+
+    /// What grants cost while connections moved.
+    fn granting(&self, before: Usage, began: Instant) -> Vec<Figure> {
+        let (cpu, took) = (self.usage().cpu.saturating_sub(before.cpu), began.elapsed());
+        let grants = self.fleet.traffic.take().remove(GRANTS);
+        let (requests, bytes) = grants.map_or((0, 0), |sent| (sent.requests, sent.bytes));
+        let load = cpu.as_secs_f64() / took.as_secs_f64() * 100.0;
+        vec![
+            count("moving: grants", requests),
+            Figure {
+                name: "moving: size of a grant".into(),
+                value: float(bytes) / float(requests.max(1)),
+                unit: Unit::KiB,
+            },
+            Figure { name: "moving: operator's CPU, of one core".into(), value: load, unit: Unit::Percent },
+        ]
     }
 
     async fn end(self) {
@@ -259,13 +303,16 @@ impl Round {
 
     fn begin_phase(&mut self) -> Begun {
         self.audit.take();
-        Begun { usage: self.usage(), at: Instant::now() }
+        self.fleet.traffic.take();
+        Begun { usage: self.usage(), fleet: Usage::of(std::process::id()).cpu, at: Instant::now() }
     }
 }
 
 /// A phase that has begun.
 struct Begun {
     usage: Usage,
+    /// CPU time that the fleet had used.
+    fleet: Duration,
     at: Instant,
 }
 

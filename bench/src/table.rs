@@ -11,6 +11,8 @@ pub enum Unit {
     Micros,
     /// Bytes, shown in MiB.
     Bytes,
+    /// Bytes, shown in KiB.
+    KiB,
     /// Hundredths of one core, shown in percent.
     Percent,
 }
@@ -73,6 +75,7 @@ fn show(value: f64, unit: Unit) -> String {
         Unit::Count => format!("{value:.0}"),
         Unit::Seconds => format!("{value:.2} s"),
         Unit::Micros => format!("{:.0} µs", value * 1e6),
+        Unit::KiB => format!("{:.1} KiB", value / 1024.0),
         Unit::Bytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
         Unit::Percent => format!("{value:.0} %"),
     }

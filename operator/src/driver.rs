@@ -145,9 +145,10 @@ pub struct Driver<S> {
     save_again: Instant,
     tracked: Vec<Tracked>,
     born: u64,
-    /// What the machine was told of the members last, and when.
+    /// What the machine was told of the members last.
     told: (Vec<Member>, usize),
-    told_at: Option<Instant>,
+    /// When all members were last looked at between two ticks.
+    looked: Option<Instant>,
     couriers: JoinSet<()>,
     control: Control,
     ticks: u32,
@@ -186,7 +187,7 @@ impl<S: Store> Driver<S> {
             tracked: Vec::new(),
             born: 0,
             told: (Vec::new(), 0),
-            told_at: None,
+            looked: None,
             couriers: JoinSet::new(),
             control,
             ticks: 0,
@@ -253,17 +254,21 @@ impl<S: Store> Driver<S> {
             self.step(Event::Pool(Box::new(pool))).await?;
         }
         let now = Instant::now();
-        if self.may_tell(now) {
+        if self.may_look(now) {
             self.track(answers, now);
             self.tell_members(now).await?;
         }
         Ok(())
     }
 
-    /// Whether the machine is told at once that members have changed. While a pool forms they change all the time, and each
-    /// time all of them are looked at: what comes soon after the last change waits for the tick.
-    fn may_tell(&self, now: Instant) -> bool {
-        self.told_at.is_none_or(|told| now >= told + TICK)
+    /// Whether all members are looked at before the tick because one has changed. While a pool forms they change all the
+    /// time: at most once between two ticks.
+    fn may_look(&mut self, now: Instant) -> bool {
+        let may = self.looked.is_none_or(|looked| now >= looked + TICK);
+        if may {
+            self.looked = Some(now);
+        }
+        may
     }
 
     /// Follows the members that are listed, and those that no longer are until nothing more is expected of them.
@@ -324,7 +329,6 @@ impl<S: Store> Driver<S> {
             return Ok(());
         }
         self.told.clone_from(&told);
-        self.told_at = Some(now);
         let (members, desired) = told;
         self.step(Event::Members { members, desired }).await
     }
@@ -346,7 +350,7 @@ impl<S: Store> Driver<S> {
             }
         }
         // Every sidecar answers all the time, and an answer says nothing of the other members.
-        if tracked.member(patience, now) != before && self.may_tell(now) {
+        if tracked.member(patience, now) != before && self.may_look(now) {
             self.tell_members(now).await?;
         }
         match answer.result {

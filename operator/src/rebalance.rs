@@ -208,17 +208,16 @@ impl Machine {
             }
             Event::Pool(pool) => self.pool = *pool,
             Event::Report(report) => {
+                let is_newer = report.version > self.saved.version;
                 self.hear(*report, now);
+                if is_newer {
+                    self.resign_if_outranked(&mut actions);
+                }
                 return actions;
             }
             Event::Tick => {}
         }
-        if let Some(newer) = self.outranked_by() {
-            if !matches!(self.term, Term::Over { .. }) {
-                self.term = Term::Over { newer };
-                self.moving = None;
-                actions.push(Action::Resign { newer });
-            }
+        if self.resign_if_outranked(&mut actions) {
             return actions;
         }
         if self.learns(now) || self.pool.pace.mode == Mode::DryRun {
@@ -279,6 +278,16 @@ impl Machine {
         if self.fleet.hear(report, &self.saved.baselines, now) {
             self.absent.extend(self.slot_of(&uid).map(|slot| (slot, now)));
         }
+    }
+
+    fn resign_if_outranked(&mut self, actions: &mut Vec<Action>) -> bool {
+        let Some(newer) = self.outranked_by() else { return false };
+        if !matches!(self.term, Term::Over { .. }) {
+            self.term = Term::Over { newer };
+            self.moving = None;
+            actions.push(Action::Resign { newer });
+        }
+        true
     }
 
     fn outranked_by(&self) -> Option<Version> {
