@@ -14,7 +14,7 @@ CHART_CRD := charts/wspool/files/websocketpools.wspool.dev.yaml
 OPENAPI := sidecar/openapi.json
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool bench-messages soak fuzz chaos clients lint fmt generate chart images sbom
+.PHONY: help build demo test test-api test-cluster cluster cluster-down bench bench-pool bench-messages bench-owner soak fuzz chaos clients lint fmt generate chart images sbom
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,11 @@ bench-messages: bench/node/node_modules/.package-lock.json ## measure messages t
 	@.ci/needs redis-server
 	$(CARGO) build --release --locked --package wspool-sidecar --package wspool-bench --bin wspool-sidecar --bin messages
 	target/release/messages
+
+bench-owner: ## ask for the owners of 1,000,000 keys with every hash, and measure single look-ups (three minutes)
+	$(CARGO) build --release --locked --package wspool-operator --package wspool-bench --bin wspool-operator --bin owner
+	target/release/owner
+	$(CARGO) bench --locked --package wspool-ring --bench ring -- look_up
 
 test-cluster: $(NODE_MODULES) ## run the tests that need whole nodes, with three of them (as root; the first time it is built: 25 minutes)
 	$(CARGO) test --package wspool-tests --test 'cluster_*' --locked --no-run

@@ -16,7 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ring::Placement;
-use ring::wire::{Grant, Loads, Placed, Problem, Report, Told};
+use ring::wire::{Grant, Loads, Placed, PodPin, Problem, Report, Told};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -167,6 +167,12 @@ impl Control {
     pub async fn tell(&self, address: &str, told: &Told<&Loads>) -> Result<Report, ControlError> {
         let to = Addressee { address, uid: &told.target, term: told.loads.version.term };
         self.request(to, Method::PUT, "/v1/loads", body(told)).await
+    }
+
+    /// Keeps everything in a sidecar's pod for a while, or no longer.
+    pub async fn pin(&self, address: &str, term: u64, pin: &PodPin) -> Result<Report, ControlError> {
+        let to = Addressee { address, uid: &pin.target, term };
+        self.request(to, Method::PUT, "/v1/pin", body(pin)).await
     }
 
     /// Asks a sidecar how it is. The UID is its pod's; `None` where nobody but itself knows it.

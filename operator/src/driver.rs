@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ring::wire::PodPin;
 use ring::{Placement, SlotId, Version};
 use tokio::sync::{mpsc, watch as latest};
 use tokio::task::{JoinError, JoinSet};
@@ -67,6 +68,8 @@ pub struct Entry {
     pub ordinal: Option<SlotId>,
     /// How it is, as far as its source knows.
     pub standing: Standing,
+    /// Until when everything in it stays, in milliseconds since 1970; 0 when nothing is said.
+    pub pinned_until: u64,
 }
 
 impl Entry {
@@ -343,6 +346,11 @@ impl<S: Store> Driver<S> {
             Ok(report) => {
                 tracked.complained = None;
                 tracked.health.heard(report, now);
+                let until = tracked.entry.pinned_until;
+                if report.pod_pinned_until != until {
+                    let pin = PodPin { target: report.uid.clone(), until };
+                    tracked.mailbox.pin(self.machine.version().term, pin);
+                }
             }
             Err(error) => {
                 tracked.health.failed(error, now);

@@ -16,7 +16,7 @@ use kube::CustomResource;
 use ring::agreement::HashKey;
 use ring::duration::GoDuration;
 use ring::settings::{
-    Drain, Gateway, KeySpec, Limits, Messages, Notice, OwnerUnreachable, Redis, SecretKey, Strategy, Unit,
+    Drain, Gateway, KeySpec, Limits, MaxPinned, Messages, Notice, OwnerUnreachable, Redis, SecretKey, Strategy, Unit,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -258,6 +258,9 @@ pub struct Rebalance {
     /// slow, then stop.
     #[schemars(range(min = 0, max = 100))]
     pub min_returned: u8,
+    /// How long a key or a pod may be pinned in one piece, 1s to 24h: a pin keeps connections from being moved, for a match
+    /// or a call, and a drain waits for it as long as it can. 0s means that nothing is pinned.
+    pub max_pinned: GoDuration,
     /// With the strategy LeastConnections: by how many percent a pod may hold more connections than the mean, 0 to 100.
     /// A pod above that gives its excess to new or returned pods, the longest idle connections first.
     #[schemars(range(min = 0, max = 100))]
@@ -274,6 +277,7 @@ impl Default for Rebalance {
             max_in_flight: 200,
             return_timeout: GoDuration::from_secs(60),
             min_returned: 80,
+            max_pinned: MaxPinned::default().0,
             tolerance: 10,
         }
     }
@@ -355,6 +359,8 @@ pub struct MoveStatus {
     pub returned: u64,
     /// Of these, the ones not seen there within returnTimeout.
     pub lost: u64,
+    /// Connections that will move when their pins end.
+    pub pinned: u64,
     /// Evictions per second that are allowed now.
     pub rate: u64,
 }

@@ -317,6 +317,7 @@ fn entries(listed: &[Listed]) -> Vec<Entry> {
         role: listed.role,
         ordinal: None,
         standing: Standing::Present,
+        pinned_until: 0,
     };
     listed.iter().map(entry).collect()
 }

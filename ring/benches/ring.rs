@@ -39,6 +39,7 @@ fn look_up_as_ingresses(c: &mut Criterion) {
     let mut group = c.benchmark_group("look_up_as");
     for (name, agreement) in [
         ("nginx", Agreement::NginxKetama),
+        ("ingress_nginx", Agreement::IngressNginx),
         ("envoy_ring", Agreement::EnvoyRing { minimum_ring_size: 1_024 }),
         ("envoy_maglev", Agreement::EnvoyMaglev { table_size: 65_537 }),
         ("haproxy", Agreement::HAProxy { hash_key: HashKey::Id, weight: 1 }),

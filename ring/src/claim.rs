@@ -45,6 +45,8 @@ pub struct KeyState<P> {
     leaving: u32,
     /// Connections evicted since the key was last claimed from here.
     away: u32,
+    /// The app has asked that it stays, whatever connections come and go.
+    pinned: bool,
     /// Few keys have one.
     promise: Option<Box<Promise<P>>>,
 }
@@ -103,7 +105,7 @@ pub enum ClaimAnswer<P> {
 
 impl<P> Default for KeyState<P> {
     fn default() -> Self {
-        Self { connections: 0, leaving: 0, away: 0, promise: None }
+        Self { connections: 0, leaving: 0, away: 0, pinned: false, promise: None }
     }
 }
 
@@ -117,7 +119,7 @@ impl<P: Clone + Eq> KeyState<P> {
         {
             return Entry::Redirect(promise.to.clone());
         }
-        let admitted = if self.connections > self.leaving {
+        let admitted = if self.is_held() {
             true // The key is here: every device of it joins.
         } else if !standing.mine {
             arrival == Arrival::Fallback
@@ -142,7 +144,7 @@ impl<P: Clone + Eq> KeyState<P> {
         if let Some(promise) = promised {
             return ClaimAnswer::Superseded { owner: promise.to.clone() };
         }
-        if self.connections > self.leaving {
+        if self.is_held() {
             return ClaimAnswer::Held;
         }
         if standing.version > version
@@ -157,6 +159,28 @@ impl<P: Clone + Eq> KeyState<P> {
             self.promise = Some(Box::new(Promise { version, to: claimant.clone() }));
         }
         ClaimAnswer::Released { away: std::mem::take(&mut self.away) }
+    }
+
+    /// Whether the key is here, and nobody else may have it.
+    fn is_held(&self) -> bool {
+        self.pinned || self.connections > self.leaving
+    }
+
+    /// The key stays here, as if one more connection did, until it is [unpinned](Self::unpin). Says whether it does: one
+    /// without connections may be somebody else's already.
+    pub fn pin(&mut self) -> bool {
+        self.pinned |= self.connections > 0;
+        self.pinned
+    }
+
+    /// The key stays for its connections only.
+    pub fn unpin(&mut self) {
+        self.pinned = false;
+    }
+
+    /// Whether it is pinned.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
     }
 
     /// The eviction of one connection has begun.
@@ -191,7 +215,7 @@ impl<P: Clone + Eq> KeyState<P> {
         if !moving {
             self.away = 0;
         }
-        self.connections > 0 || self.away > 0 || self.promise.is_some()
+        self.connections > 0 || self.away > 0 || self.pinned || self.promise.is_some()
     }
 
     /// Connections held or being set up here.

@@ -28,6 +28,9 @@ pub struct Settings {
     pub limits: Limits,
     /// Connections per second that a draining sidecar may evict by itself while the operator is silent.
     pub rate: Rate,
+    /// How long a key or a pod may be pinned in one piece.
+    #[serde(skip_serializing_if = "MaxPinned::is_default")]
+    pub max_pinned: MaxPinned,
     /// The address book for clients that ask before they connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
@@ -166,6 +169,25 @@ pub struct Rate(pub u32);
 impl Default for Rate {
     fn default() -> Self {
         Self(50)
+    }
+}
+
+/// See [`Settings::max_pinned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MaxPinned(pub GoDuration);
+
+impl MaxPinned {
+    /// Whether nothing is said: sidecars of an older release know no pins.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for MaxPinned {
+    fn default() -> Self {
+        Self(GoDuration::from_secs(3_600))
     }
 }
 

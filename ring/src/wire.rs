@@ -5,6 +5,7 @@
 //! | `PUT /v1/placement` | control port | [`Placed`] | [`Report`] |
 //! | `PUT /v1/evictions` | control port | [`Grant`] | [`Report`] |
 //! | `PUT /v1/loads` | control port | [`Told`] | [`Report`] |
+//! | `PUT /v1/pin` | control port | [`PodPin`] | [`Report`] |
 //! | `GET /v1/status` | control port | - | [`Report`] |
 //! | `PUT /v1/drain` | control port | - | [`Report`] |
 //! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimAnswer`](crate::claim::ClaimAnswer) of [`Peer`] |
@@ -113,6 +114,16 @@ pub struct Told<L = Loads> {
     pub target: String,
     /// The loads, or a reference to those that many sidecars get.
     pub loads: L,
+}
+
+/// `PUT /v1/pin`: all connections of this pod stay where they are for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodPin {
+    /// The UID of the sidecar that is meant.
+    pub target: String,
+    /// Until when, in milliseconds since 1970; 0 ends it. The same time again is no news.
+    pub until: u64,
 }
 
 /// How loaded a pool is whose strategy is `LeastConnections`.
@@ -237,10 +248,18 @@ pub struct Report {
     pub transit: u64,
     /// Held keys whose owner is elsewhere.
     pub moved_keys: u64,
-    /// Their connections, without those already leaving.
+    /// Their connections, without those already leaving and those that are pinned.
     pub moved: u64,
     /// The same by the slot they belong to now.
     pub moved_to: BTreeMap<SlotId, u64>,
+    /// Connections of moved keys that stay here, because they are pinned.
+    pub moved_pinned: u64,
+    /// Keys that the app has pinned here.
+    pub pinned_keys: u64,
+    /// Connections that are pinned here, for their keys or for the whole pod.
+    pub pinned: u64,
+    /// Until when the pod is pinned, as the operator said last: [`PodPin::until`].
+    pub pod_pinned_until: u64,
     /// Connections evicted since `started`.
     pub evicted: u64,
     /// Connections being evicted now: begun, not yet closed.

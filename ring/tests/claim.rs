@@ -111,6 +111,22 @@ fn a_claim_hears_held_then_leaving_then_released_with_the_number_evicted() {
 }
 
 #[test]
+fn a_pinned_key_is_held_also_without_connections_until_it_is_unpinned() {
+    let (before, now) = (standing(1, "me", &[]), standing(2, "b", &["me"]));
+    let mut key = Key::default();
+    assert!(!key.pin(), "it may be elsewhere");
+    admit(&mut key, &before);
+    assert!(key.pin());
+    key.close(End::Other);
+    assert!(key.settle(version(2), true), "it is pinned");
+    assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Held);
+    admit(&mut key, &now);
+    key.close(End::Other);
+    key.unpin();
+    assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Released { away: 0 });
+}
+
+#[test]
 fn a_connection_that_ends_by_itself_is_not_waited_for_elsewhere() {
     let mut key = Key::default();
     admit(&mut key, &standing(1, "me", &[]));

@@ -4,7 +4,8 @@
 //! skips one. Two to four handshakes of the key may begin at any time, at any server, since an entry may know an old
 //! placement: they are two devices, and one or both of them coming back, also while the old connection is still leaving.
 //! Connections are evicted in any order whenever their server knows that the key has moved; an eviction is called off
-//! when it has moved back; a connection may also close by itself.
+//! when it has moved back; a connection may also close by itself. Where pins are allowed, a server that has a connection
+//! may pin the key at any time, and its pin may end at any time.
 //!
 //! The network keeps every claim and every answer for ever, and may deliver each of them at any time, again and again, or
 //! not at all: that is delay, reordering, doubling and loss in one. A lost message is thus one that is not delivered yet,
@@ -84,6 +85,8 @@ struct Protocol {
     standings: Vec<[Standing<Server>; 3]>,
     /// Whether the last version only drops the predecessors, for which the operator waits until nothing is moved.
     last_ends_move: bool,
+    /// Whether servers pin the key.
+    pins: bool,
     handshakes: usize,
     mistake: Option<Mistake>,
 }
@@ -156,13 +159,15 @@ enum Action {
     Evict(usize),
     CallOff(usize),
     Close(usize),
+    Pin(Server),
+    Unpin(Server),
 }
 
 impl Protocol {
     /// Placements with these owners, each listing those before it as predecessors.
     fn new(owners: &[Server], handshakes: usize) -> Self {
         let standings = (0..owners.len()).map(|newest| standings(owners, 0, newest)).collect();
-        Self { standings, last_ends_move: false, handshakes, mistake: None }
+        Self { standings, last_ends_move: false, pins: false, handshakes, mistake: None }
     }
 
     /// The same, but the last placement lists no predecessors.
@@ -171,6 +176,11 @@ impl Protocol {
         let newest = owners.len() - 1;
         protocol.standings[newest] = standings(owners, newest, newest);
         Self { last_ends_move: true, ..protocol }
+    }
+
+    /// The same with pins.
+    fn with_pins(self) -> Self {
+        Self { pins: true, ..self }
     }
 
     fn with(mut self, mistake: Mistake) -> Self {
@@ -199,7 +209,8 @@ impl Protocol {
         published
             || self.makes(Mistake::DropsPredecessorsTooSoon)
             || SERVERS.iter().all(|&server| {
-                let moved_here = !self.standing(state, server).mine && state.keys[server.index()].connections() > 0;
+                let key = &state.keys[server.index()];
+                let moved_here = !self.standing(state, server).mine && (key.connections() > 0 || key.is_pinned());
                 state.known[server.index()] == self.newest() - 1 && !moved_here
             })
     }
@@ -327,6 +338,14 @@ impl Model for Protocol {
             actions.extend(newer.filter(published).map(|known| Action::Learn(server, known)));
         }
         actions.extend(state.claims.iter().map(|claim| Action::Deliver(*claim)));
+        for server in SERVERS {
+            let key = &state.keys[server.index()];
+            match key.is_pinned() {
+                true => actions.push(Action::Unpin(server)),
+                false if self.pins && key.connections() > 0 => actions.push(Action::Pin(server)),
+                false => {}
+            }
+        }
         for (i, link) in state.links.iter().enumerate() {
             if i > 0 && *link == state.links[i - 1] {
                 continue; // The same link again.
@@ -341,13 +360,13 @@ impl Model for Protocol {
                 }
                 Link::Held { at } => {
                     actions.push(Action::Close(i));
-                    if !self.standing(state, *at).mine {
+                    if !self.standing(state, *at).mine && !state.keys[at.index()].is_pinned() {
                         actions.push(Action::Evict(i));
                     }
                 }
                 Link::Leaving { at } => {
                     actions.push(Action::Close(i));
-                    if self.standing(state, *at).mine {
+                    if self.standing(state, *at).mine || state.keys[at.index()].is_pinned() {
                         actions.push(Action::CallOff(i));
                     }
                 }
@@ -398,6 +417,10 @@ impl Model for Protocol {
                 }
                 state.links[i] = Link::Over;
             }
+            Action::Pin(server) => {
+                state.keys[server.index()].pin();
+            }
+            Action::Unpin(server) => state.keys[server.index()].unpin(),
         }
         self.forget(&mut state);
         state.links.sort_unstable();
@@ -457,11 +480,12 @@ impl Protocol {
 }
 
 impl State {
-    /// Servers where a connection of the key reaches the app, or may yet: as the connections themselves tell it.
+    /// Servers where a connection of the key reaches the app, or may yet, as the connections themselves tell it; and
+    /// those whose app relies on the key's being there.
     fn servers_with_the_key(&self) -> impl Iterator<Item = Server> {
         let here =
             |server| move |link: &Link| matches!(link, Link::Held { at } | Link::Leaving { at } if *at == server);
-        SERVERS.into_iter().filter(move |server| self.has(here(*server)))
+        SERVERS.into_iter().filter(move |server| self.keys[server.index()].is_pinned() || self.has(here(*server)))
     }
 
     fn has(&self, what: impl FnMut(&Link) -> bool) -> bool {
@@ -531,6 +555,13 @@ fn a_key_that_moves_to_and_fro_is_never_on_two_servers() {
 #[test]
 fn a_move_may_end_as_soon_as_no_moved_key_is_held() {
     check("A, B, end", Protocol::that_ends(&[A, B, B], 4));
+}
+
+#[test]
+fn a_pinned_key_is_never_on_two_servers() {
+    check("A, B, C, pinned", Protocol::new(&[A, B, C], 2).with_pins());
+    check("A, B, A, pinned", Protocol::new(&[A, B, A], 3).with_pins());
+    check("A, B, end, pinned", Protocol::that_ends(&[A, B, B], 3).with_pins());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod address;
 mod openapi;
+mod pins;
 mod sessions;
 mod token;
 
@@ -43,6 +44,7 @@ pub fn routes(sidecar: Arc<Sidecar>) -> Router {
     Router::new()
         .route("/v1/keys/{key}", get(find))
         .route("/v1/keys/{key}/messages", post(send))
+        .route("/v1/keys/{key}/pin", get(pins::get).put(pins::put).delete(pins::delete))
         .route("/v1/keys/{key}/session", get(sessions::get).put(sessions::put).delete(sessions::delete))
         .route("/v1/messages", post(send_to_all))
         .fallback(unknown)
@@ -249,6 +251,11 @@ fn checked(key: Result<Path<String>, PathRejection>) -> Result<String, Refusal> 
     let Path(key) = key.map_err(|error| refuse(error.body_text()))?;
     key::check_key(&key).map_err(|error| refuse(error.to_string()))?;
     Ok(key)
+}
+
+/// The `ttl` in a query.
+fn given_ttl(query: &str) -> Option<&str> {
+    query.split('&').find_map(|pair| pair.strip_prefix("ttl="))
 }
 
 /// How a message is sent, by its content type.

@@ -1,7 +1,7 @@
 //! The control port, where the operator places, grants and asks; and the metrics port.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use ring::wire::{Grant, Placed, Report, Told};
+use ring::wire::{Grant, Placed, PodPin, Report, Told};
 use serde::de::DeserializeOwned;
 
 use crate::auth::control::{Asked, Denied};
@@ -34,6 +34,7 @@ pub fn routes(sidecar: Arc<Sidecar>) -> Router {
         .route("/v1/placement", put(place))
         .route("/v1/evictions", put(grant))
         .route("/v1/loads", put(loads))
+        .route("/v1/pin", put(pin))
         .route("/v1/status", get(status))
         .route(DRAIN, put(drain).delete(undrain))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&sidecar), authorize))
@@ -136,6 +137,14 @@ async fn loads(State(sidecar): State<Arc<Sidecar>>, body: Bytes) -> Result<Json<
         return Err(Refusal(StatusCode::CONFLICT, "other-version", detail));
     }
     sidecar.tally().hear(&loads, Instant::now());
+    Ok(Json(sidecar.report()))
+}
+
+async fn pin(State(sidecar): State<Arc<Sidecar>>, body: Bytes) -> Result<Json<Report>, Refusal> {
+    let PodPin { target, until } = read(&body)?;
+    meant(&sidecar, &target)?;
+    let left = Duration::from_millis(until.saturating_sub(since_1970_ms()));
+    sidecar.registry().pin_pod(until, left, Instant::now());
     Ok(Json(sidecar.report()))
 }
 

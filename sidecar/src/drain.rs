@@ -14,9 +14,13 @@ pub const HEARD: Duration = Duration::from_secs(3);
 /// Kept at the end of the time, for the last evictions to finish cleanly.
 pub const MARGIN: Duration = Duration::from_secs(5);
 
+/// When pins end at the latest, as a share of the whole time: a pod that drains soon ends, whoever likes to stay.
+const PINS_KEEP: u32 = 2;
+
 /// A drain under way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrainState {
+    timeout: Duration,
     deadline: Instant,
     /// When clients that come back no longer come in here.
     heard: Instant,
@@ -42,7 +46,9 @@ pub struct Facts {
     pub staying: u64,
     /// All connections.
     pub all: u64,
-    /// Of those staying, the ones that grants cover: where keys decide, those with a key.
+    /// Of those staying, the ones that are pinned.
+    pub pinned: u64,
+    /// Of those staying and not pinned, the ones that grants cover: where keys decide, those with a key.
     pub granted_for: u64,
     /// `rebalance.rate`.
     pub rate: u32,
@@ -65,12 +71,19 @@ impl DrainState {
     /// A drain that begins now.
     pub fn new(timeout: Duration, now: Instant) -> Self {
         let heard = now + HEARD.min(timeout / 2);
-        Self { deadline: now + timeout, heard, granted: now, announced: false, credit: 0.0, stepped: now }
+        Self { timeout, deadline: now + timeout, heard, granted: now, announced: false, credit: 0.0, stepped: now }
     }
 
     /// The time left.
     pub fn left(&self, now: Instant) -> Duration {
         self.deadline.saturating_duration_since(now)
+    }
+
+    /// Whether pinned connections must go now, for there to be time to move them: at the pool's rate, or what is left
+    /// of the drain after the half that pins may take in any case.
+    pub fn ends_pins(&self, facts: &Facts, now: Instant) -> bool {
+        let moving = Duration::from_secs(facts.pinned / u64::from(facts.rate.max(1)));
+        self.left(now) <= (MARGIN + moving.max(MARGIN)).min(self.timeout / PINS_KEEP)
     }
 
     /// Decides what to do next, and accounts for it.
@@ -86,9 +99,15 @@ impl DrainState {
             self.granted = now;
         }
         let since = std::mem::replace(&mut self.stepped, now);
+        let staying = facts.staying - facts.pinned;
+        if staying == 0 && facts.pinned > 0 {
+            // The operator is given its time again once there is something to move.
+            self.granted = now;
+            return Step::Wait;
+        }
         if !facts.placed {
             // There is nowhere to move to: everyone is told at once.
-            return Step::Evict(facts.staying);
+            return Step::Evict(staying);
         }
         // Only those are left that belong elsewhere, and came in here: too soon, they would do so again.
         let would_return = facts.granted_for == 0 && now < self.heard;
@@ -98,10 +117,10 @@ impl DrainState {
         }
         let left = self.left(now).saturating_sub(MARGIN).as_secs_f64().max(0.1);
         #[allow(clippy::cast_precision_loss, reason = "connections are far below 2^52")]
-        let rate = f64::from(facts.rate.max(1)).max(facts.staying as f64 / left);
+        let rate = f64::from(facts.rate.max(1)).max(staying as f64 / left);
         self.credit += rate * now.duration_since(since).as_secs_f64();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and small")]
-        let due = (self.credit as u64).min(facts.staying);
+        let due = (self.credit as u64).min(staying);
         #[allow(clippy::cast_precision_loss, reason = "small")]
         {
             self.credit -= due as f64;
@@ -115,7 +134,16 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts { placed: true, granted: false, holds_slot: true, staying: 1000, all: 1000, granted_for: 1000, rate: 50 }
+        Facts {
+            placed: true,
+            granted: false,
+            holds_slot: true,
+            staying: 1000,
+            all: 1000,
+            pinned: 0,
+            granted_for: 1000,
+            rate: 50,
+        }
     }
 
     #[test]
@@ -135,6 +163,28 @@ mod tests {
         assert_eq!(drain.step(&granted, start + Duration::from_secs(20)), Step::Wait);
         assert_eq!(drain.step(&facts(), start + Duration::from_secs(22)), Step::Wait);
         assert!(matches!(drain.step(&facts(), start + Duration::from_millis(23_500)), Step::Evict(1..)));
+    }
+
+    #[test]
+    fn a_drain_waits_for_pins_and_then_for_the_operator_again() {
+        let start = Instant::now();
+        let mut drain = DrainState::new(Duration::from_secs(60), start);
+        let pinned = Facts { pinned: 1000, granted_for: 0, ..facts() };
+        assert_eq!(drain.step(&pinned, start + Duration::from_secs(30)), Step::Wait);
+        assert_eq!(drain.step(&facts(), start + Duration::from_millis(32_900)), Step::Wait);
+        assert!(matches!(drain.step(&facts(), start + Duration::from_millis(33_900)), Step::Evict(1..)));
+    }
+
+    #[test]
+    fn pins_end_while_there_is_time_to_move_what_they_held() {
+        let start = Instant::now();
+        let left = |timeout, pinned| {
+            let drain = DrainState::new(Duration::from_secs(timeout), start);
+            let ends =
+                |second: &u64| drain.ends_pins(&Facts { pinned, ..facts() }, start + Duration::from_secs(*second));
+            timeout - (0..timeout).find(ends).unwrap()
+        };
+        assert_eq!((left(60, 10), left(60, 1_000), left(60, 100_000), left(4, 1)), (10, 25, 30, 2));
     }
 
     #[test]

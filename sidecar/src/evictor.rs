@@ -9,6 +9,7 @@ use ring::wire::Draining;
 use tokio::sync::watch;
 
 use crate::drain::{Facts, Step};
+use crate::registry::Registry;
 use crate::sidecar::Sidecar;
 
 /// How often evictions begin while there is something to evict: fine enough that they come one by one at any sane rate.
@@ -19,6 +20,7 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Runs until `stop` turns true.
 pub async fn run(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
     loop {
+        sidecar.registry().expire_pins(Instant::now());
         let granted = spend_grant(&sidecar, Instant::now());
         let draining = step_drain(&sidecar, granted, Instant::now()).await;
         let pause = if granted || draining { TICK } else { IDLE };
@@ -54,21 +56,12 @@ async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool
     if sidecar.drain().is_none() {
         return false;
     }
-    let facts = {
-        let registry = sidecar.registry();
-        let view = registry.view();
-        let all = registry.all();
-        let staying = all - registry.leaving();
-        let granted_for = if view.by_load() {
-            registry.staying_here()
-        } else if view.slot.is_some() {
-            staying
-        } else {
-            registry.moved().connections
-        };
-        let (placed, holds_slot, rate) = (view.placement.is_some(), view.slot.is_some(), view.settings().rate.0);
-        Facts { placed, granted, holds_slot, staying, all, granted_for, rate }
-    };
+    let mut facts = facts(&sidecar.registry(), granted);
+    if facts.pinned > 0 && sidecar.drain().as_ref().is_some_and(|drain| drain.ends_pins(&facts, now)) {
+        let mut registry = sidecar.registry();
+        registry.end_pins();
+        facts = self::facts(&registry, granted);
+    }
     let (step, first) = {
         let mut drain = sidecar.drain();
         let Some(drain) = drain.as_mut() else { return false };
@@ -89,6 +82,22 @@ async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool
     true
 }
 
+fn facts(registry: &Registry, granted: bool) -> Facts {
+    let view = registry.view();
+    let all = registry.all();
+    let staying = all - registry.leaving();
+    let pinned = registry.pinned().connections;
+    let granted_for = if view.by_load() {
+        registry.staying_here() - pinned
+    } else if view.slot.is_some() {
+        staying - pinned
+    } else {
+        registry.moved().connections
+    };
+    let (placed, holds_slot, rate) = (view.placement.is_some(), view.slot.is_some(), view.settings().rate.0);
+    Facts { placed, granted, holds_slot, staying, all, pinned, granted_for, rate }
+}
+
 /// Begins to use next-best slots, before connections are asked to leave.
 async fn announce(sidecar: &Sidecar) {
     sidecar.registry().set_draining(&sidecar.config.uid, true);
@@ -101,7 +110,11 @@ async fn announce(sidecar: &Sidecar) {
 /// Ends a drain before its end: the pod stays.
 pub async fn call_off_drain(sidecar: &Sidecar) {
     let drain = sidecar.drain().take();
-    sidecar.registry().set_draining(&sidecar.config.uid, false);
+    {
+        let mut registry = sidecar.registry();
+        registry.set_draining(&sidecar.config.uid, false);
+        registry.allow_pins();
+    }
     if drain.is_some_and(|drain| drain.announced) {
         tell_peers(sidecar, false).await;
     }

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub accept_errors: Counter,
     connections: Family<Kind, Gauge>,
     moved: Gauge,
+    pinned: Gauge,
+    pinned_keys: Gauge,
     leaving: Gauge,
     returned: Counter,
     breaks: Family<Cause, Counter>,
@@ -160,6 +162,8 @@ impl Default for Metrics {
             accept_errors: register!("accept_errors", "Accepts that failed", Counter::default()),
             connections: register!("connections", "Connections now", Family::default()),
             moved: register!("moved_connections", "Connections whose owner is elsewhere", Gauge::default()),
+            pinned: register!("pinned_connections", "Connections that stay, for a pin", Gauge::default()),
+            pinned_keys: register!("pinned_keys", "Keys that the app has pinned", Gauge::default()),
             leaving: register!("leaving_connections", "Connections being evicted", Gauge::default()),
             returned: register!("returned", "Connections of moved keys that arrived", Counter::default()),
             breaks: register!("breaks", "Connections ended by the sidecar, by cause", Family::default()),
@@ -278,6 +282,8 @@ impl Metrics {
         self.connections.get_or_create(&Kind { kind: "transit" }).set(gauge(report.transit));
         self.trusted.set(gauge(report.trusted));
         self.moved.set(gauge(report.moved));
+        self.pinned.set(gauge(report.pinned));
+        self.pinned_keys.set(gauge(report.pinned_keys));
         self.leaving.set(gauge(report.in_flight));
         self.held_messages.set(gauge(report.held_messages));
         self.redis_up.set(i64::from(report.redis == Some(RedisHealth::Up)));

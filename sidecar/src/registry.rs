@@ -5,6 +5,7 @@
 
 mod audience;
 mod held;
+mod pins;
 mod post;
 
 use std::cmp::Reverse;
@@ -23,6 +24,8 @@ pub use self::audience::Audience;
 use self::audience::Changes;
 use self::held::Held;
 pub use self::held::HeldMessage;
+use self::pins::Pins;
+pub use self::pins::{Pinned, Unpinned};
 pub use self::post::{Misplaced, Posted, Presence, Role};
 use crate::relay::{Fate, Link, Mail};
 use crate::view::View;
@@ -68,6 +71,7 @@ pub struct Registry {
     unkept: u64,
     /// The keys whose audience may have changed since it was last asked for.
     changes: Changes,
+    pins: Pins,
 }
 
 #[derive(Debug)]
@@ -119,10 +123,12 @@ pub struct Seat(KeyId);
 pub struct Moved {
     /// Keys.
     pub keys: u64,
-    /// Connections, without those already leaving.
+    /// Connections, without those already leaving and those that are pinned.
     pub connections: u64,
     /// The same by the slot they belong to.
     pub to: BTreeMap<SlotId, u64>,
+    /// Connections that stay, because they are pinned.
+    pub pinned: u64,
 }
 
 /// Whether a handshake may go to the app here.
@@ -163,6 +169,7 @@ impl Registry {
             held_messages: Held::default(),
             unkept: 0,
             changes: Changes::default(),
+            pins: Pins::default(),
         }
     }
 
@@ -343,7 +350,8 @@ impl Registry {
     /// Begins the eviction of one moved key, the first in the order of hashes whose new slot is allowed; says how many
     /// connections it began with.
     pub fn evict_next(&mut self, allows: impl Fn(Option<SlotId>) -> bool) -> u64 {
-        let next = self.moved.iter().find(|(_, id)| allows(self.owners[*id]) && self.has_staying(*id));
+        let may_go = |id: KeyId| allows(self.owners[id]) && self.staying(id) > 0 && !self.is_pinned(id);
+        let next = self.moved.iter().find(|(_, id)| may_go(*id));
         let Some(&(_, key)) = next else { return 0 };
         let connections = self.keys[key].connections.clone();
         let cause = self.cause_of_moves();
@@ -361,6 +369,9 @@ impl Registry {
     /// Where load decides: begins the eviction of so many connections, those first that have said nothing for longest.
     /// Says how many there were.
     pub fn evict_idlest(&mut self, count: u64) -> u64 {
+        if self.pins.pod() {
+            return 0;
+        }
         let staying = self.connections.iter().filter(|(_, c)| c.leaving.is_none() && c.kind != Kind::Transit);
         let mut silent: Vec<_> = staying.map(|(id, c)| (Reverse(c.link.silent_ticks()), id)).collect();
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(silent.len());
@@ -380,7 +391,8 @@ impl Registry {
 
     /// Begins the eviction of one connection that has no key here: without one, or in transit.
     pub fn evict_unkeyed(&mut self) -> u64 {
-        let unkeyed = |c: &Connection| c.leaving.is_none() && !matches!(c.kind, Kind::Keyed(_));
+        let unkeyed =
+            |c: &Connection| c.leaving.is_none() && !matches!(c.kind, Kind::Keyed(_)) && !self.is_pinned_here(c.kind);
         let Some((id, kind)) = self.connections.iter().find(|(_, c)| unkeyed(c)).map(|(id, c)| (id, c.kind)) else {
             return 0;
         };
@@ -410,13 +422,17 @@ impl Registry {
         let connection = &self.connections[id];
         let leaving = connection.leaving.filter(|leaving| !leaving.told)?;
         self.undecided -= u64::from(leaving.granted);
-        if let Kind::Keyed(key) = connection.kind {
-            if !self.view.by_load() && !self.moved.contains(&(self.hashes[key], key)) {
+        let kind = connection.kind;
+        let is_back = |key| !self.view.by_load() && !self.moved.contains(&(self.hashes[key], key));
+        if self.is_pinned_here(kind) || matches!(kind, Kind::Keyed(key) if is_back(key)) {
+            if let Kind::Keyed(key) = kind {
                 self.keys[key].state.stay();
-                self.connections[id].leaving = None;
-                self.leaving -= 1;
-                return None;
             }
+            self.connections[id].leaving = None;
+            self.leaving -= 1;
+            return None;
+        }
+        if let Kind::Keyed(key) = kind {
             connection.link.shut_mailbox(Fate::Moved);
             self.reclaim(key, id);
         }
@@ -462,15 +478,20 @@ impl Registry {
     pub fn moved(&self) -> Moved {
         let mut moved = Moved::default();
         if self.view.by_load() && self.view.is_emptied() {
-            moved.connections = self.staying_here();
+            let staying = self.staying_here();
+            *(if self.pins.pod() { &mut moved.pinned } else { &mut moved.connections }) = staying;
             return moved;
         }
         for (_, id) in &self.moved {
-            let staying = self.keys[*id].connections.iter().filter(|c| self.connections[**c].leaving.is_none()).count();
-            moved.keys += u64::from(!self.keys[*id].connections.is_empty());
-            moved.connections += staying as u64;
+            let (entry, staying) = (&self.keys[*id], self.staying(*id));
+            moved.keys += u64::from(!entry.connections.is_empty() || entry.state.is_pinned());
+            if self.is_pinned(*id) {
+                moved.pinned += staying;
+                continue;
+            }
+            moved.connections += staying;
             if let Some(slot) = self.owners[*id] {
-                *moved.to.entry(slot).or_default() += staying as u64;
+                *moved.to.entry(slot).or_default() += staying;
             }
         }
         moved
@@ -528,8 +549,9 @@ impl Registry {
         self.connections.iter().map(|(id, connection)| (id, &connection.link))
     }
 
-    fn has_staying(&self, id: KeyId) -> bool {
-        self.keys[id].connections.iter().any(|c| self.connections[*c].leaving.is_none())
+    /// Connections of a key, without those already leaving.
+    fn staying(&self, id: KeyId) -> u64 {
+        self.keys[id].connections.iter().filter(|c| self.connections[**c].leaving.is_none()).count() as u64
     }
 
     fn key_id(&mut self, key: &str) -> KeyId {

@@ -153,7 +153,7 @@ impl Sidecar {
         let app = self.metrics.app_health(self.turnstile.waiting());
         let registry = self.registry();
         let view = registry.view();
-        let moved = registry.moved();
+        let (moved, pinned) = (registry.moved(), registry.pinned());
         let totals = registry.totals();
         let (held_messages, held_bytes) = registry.held_messages();
         Report {
@@ -171,6 +171,10 @@ impl Sidecar {
             moved_keys: moved.keys,
             moved: moved.connections,
             moved_to: moved.to,
+            moved_pinned: moved.pinned,
+            pinned_keys: pinned.keys,
+            pinned: pinned.connections,
+            pod_pinned_until: registry.pod_told(),
             evicted: totals.evicted,
             in_flight: registry.leaving(),
             returned: totals.returned,

@@ -10,6 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// How long an answer may take; [`until`](crate::until) asks again.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -91,4 +92,14 @@ impl Answer {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
+}
+
+/// Panics unless a request was refused like this; what is said to be right.
+pub fn refused(answer: &Answer, status: u16, title: &str) -> String {
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    assert_eq!(answer.status.as_u16(), status, "{body}");
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    let problem: Value = serde_json::from_str(&body).expect("a problem");
+    assert_eq!((&problem["status"], &problem["title"]), (&Value::from(status), &Value::from(title)), "{body}");
+    problem["detail"].as_str().expect("a detail").to_owned()
 }

@@ -45,7 +45,7 @@ impl Scene {
     /// Starts one more server.
     pub async fn start(&mut self, name: &str) {
         let app = App::start(name, &self.book).await;
-        let sidecar = Sidecar::named(name).upstream(app.address).start().await;
+        let sidecar = Sidecar::named(name).upstream(app.address).with_api().start().await;
         self.apps.insert(name.into(), app);
         self.servers.insert(name.into(), sidecar);
     }

@@ -17,6 +17,8 @@ use crate::planner::Role;
 pub const ROLE_LABEL: &str = "wspool.dev/role";
 /// The annotation by which a ReplicaSet chooses its victims: lowest first.
 pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+/// The annotation by which everything in a pod stays where it is until a time (RFC 3339).
+pub const PINNED_UNTIL: &str = "wspool.dev/pinned-until";
 /// A StatefulSet's pods carry their ordinal in this label.
 const ORDINAL: &str = "apps.kubernetes.io/pod-index";
 /// Pods of one owner and of different templates differ in this label.
@@ -51,6 +53,8 @@ pub struct PodFacts {
     pub grace_seconds: i64,
     /// Its deletion cost, as it is written.
     pub cost: Option<String>,
+    /// Until when everything in it stays, in milliseconds since 1970; 0 when nothing is said, `None` when that is no time.
+    pub pinned_until: Option<u64>,
     /// Who made it, from which template.
     pub revision: String,
 }
@@ -109,6 +113,7 @@ impl PodFacts {
             }),
             grace_seconds: spec.termination_grace_period_seconds.unwrap_or(30),
             cost: pod.annotations().get(DELETION_COST).cloned(),
+            pinned_until: pod.annotations().get(PINNED_UNTIL).map_or(Some(0), |time| since_1970_ms(time)),
             revision: format!("{owner}/{}", label(REVISION).map_or("", String::as_str)),
         })
     }
@@ -128,6 +133,7 @@ impl PodFacts {
             role: self.role,
             ordinal: self.ordinal.map(SlotId),
             standing,
+            pinned_until: self.pinned_until.unwrap_or_default(),
         })
     }
 
@@ -135,6 +141,10 @@ impl PodFacts {
     pub fn stays(&self) -> bool {
         matches!(self.standing, Some(Standing::Starting | Standing::Present))
     }
+}
+
+fn since_1970_ms(time: &str) -> Option<u64> {
+    time.parse::<Timestamp>().ok()?.as_millisecond().try_into().ok()
 }
 
 fn standing(pod: &Pod) -> Option<Standing> {
@@ -201,6 +211,18 @@ pub(crate) mod tests {
         assert_eq!((entry.uid.as_deref(), entry.standing), (Some("uid-chat-a"), Standing::Present));
         let entry = facts("chat-a", |pod| pod["status"]["podIP"] = json!("fd00::7")).entry().unwrap();
         assert_eq!(entry.control, "[fd00::7]:7481");
+    }
+
+    #[test]
+    fn a_pod_says_until_when_everything_in_it_stays() {
+        let facts = |time: &str| facts("chat-a", |pod| pod["metadata"]["annotations"] = json!({PINNED_UNTIL: time}));
+        let said = facts("2026-01-01T01:00:00+01:00");
+        assert_eq!(said.pinned_until, Some(1_767_225_600_000));
+        assert_eq!(said.entry().unwrap().pinned_until, 1_767_225_600_000);
+        for wrong in ["", "soon", "1h", "2026-01-01", "1960-01-01T00:00:00Z"] {
+            assert_eq!((facts(wrong).pinned_until, facts(wrong).entry().unwrap().pinned_until), (None, 0), "{wrong}");
+        }
+        assert_eq!(self::facts("chat-a", |_| {}).pinned_until, Some(0));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::rebalance::view::{MemberView, PoolView};
 
 /// The deletion cost of a pod that holds no slot: it goes before any that does.
 pub const SPARE: i32 = i32::MIN;
+/// How much more a pod costs with pinned connections: it goes after all that have none.
+const PINNED: i32 = 1_000_000;
 
 /// What to do with the target's scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +73,13 @@ pub fn costs_to_write<'a>(pods: impl IntoIterator<Item = &'a PodFacts>, view: &P
     // A StatefulSet takes the highest ordinal, whatever it costs.
     let counts = |pod: &&PodFacts| pod.role == Role::App && pod.ordinal.is_none() && pod.stays();
     let costs = pods.into_iter().filter(counts).filter_map(|pod| {
-        let cost = match members.get(pod.uid.as_str())?.slot {
+        let member = members.get(pod.uid.as_str())?;
+        let cost = match member.slot {
             Some(slot) => i32::try_from(slot.0).map_or(SPARE, |slot| -slot),
+            None if member.pinned > 0 => -PINNED / 2,
             None => SPARE,
         };
+        let cost = if member.pinned > 0 { cost.saturating_add(PINNED) } else { cost };
         (pod.cost.as_deref() != Some(cost.to_string().as_str())).then_some((pod, cost))
     });
     costs.collect()
@@ -110,6 +115,7 @@ mod tests {
             slot: (index < slots).then_some(SlotId(index)),
             ready: true,
             connections: Some(if index < slots { 100 } else { 0 }),
+            pinned: 0,
         };
         of.members = (0..).zip(&pods).map(member).collect();
         (pods, of)
@@ -157,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_costs_less_the_higher_its_slot_and_a_spare_least() {
+    fn a_holder_costs_less_the_higher_its_slot_a_spare_least_and_what_is_pinned_most() {
         let (mut pods, view) = pool(3, 2);
         let costs = |pods: &[PodFacts], view: &PoolView| -> Vec<i32> {
             costs_to_write(pods, view).into_iter().map(|(_, cost)| cost).collect()
@@ -167,6 +173,9 @@ mod tests {
             pod.cost = None;
         }
         assert_eq!(costs(&pods, &view), [0, -1, SPARE]);
+        let mut pinned = view.clone();
+        (pinned.members[1].pinned, pinned.members[2].pinned) = (1, 1);
+        assert_eq!(costs(&pods, &pinned), [0, PINNED - 1, PINNED / 2], "pinned ones last");
         pods[0].standing = Some(crate::driver::Standing::Leaving);
         pods[1].ordinal = Some(1);
         assert_eq!(costs(&pods, &view), [SPARE]);

@@ -43,6 +43,7 @@ pub fn of_view(subject: Subject<'_>, view: &PoolView) -> PoolStatus {
             evicted: view.moving.evicted,
             returned: view.moving.returned,
             lost: view.moving.lost,
+            pinned: view.moving.pinned,
             rate: view.moving.rate,
         },
         ..with_conditions(subject, &view.conditions)

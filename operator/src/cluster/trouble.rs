@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use ring::settings::{Drain, Limits};
 
-use super::pod::{Injected, PodFacts};
+use super::pod::{Injected, PINNED_UNTIL, PodFacts};
 use crate::planner::Role;
 use crate::pool::CheckedPool;
 use crate::rebalance::view::PoolView;
@@ -38,6 +38,13 @@ pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts], image: Option<&str>) -> Ve
             "{names} without a sidecar, and outside the pool: delete it, so that its successor is injected on its way in"
         );
         troubles.push(("PodsWithoutSidecar", sentence));
+    }
+    if let Some(names) = names(staying.clone().filter(|pod| pod.pinned_until.is_none())) {
+        let sentence = format!(
+            "{names} not pinned, as the annotation {PINNED_UNTIL} is no time: write one like 2026-01-01T12:00:00Z, or \
+             remove it"
+        );
+        troubles.push(("BadPin", sentence));
     }
     let drain = pool.settings.drain.timeout;
     let seconds = i64::try_from(drain.0.as_secs()).unwrap_or(i64::MAX);
@@ -213,6 +220,7 @@ mod tests {
                 slot: None,
                 ready: true,
                 connections: Some(connections),
+                pinned: 0,
             };
             view.members.push(member);
             view

@@ -1,9 +1,9 @@
-//! Carries placements, grants, loads and questions to one sidecar, one at a time, so that a slow one never delays the others.
+//! Carries placements, grants, loads, pins and questions to one sidecar, one at a time, so that a slow one never delays the others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::Version;
-use ring::wire::{Grant, Loads, Placed, Report, Told};
+use ring::wire::{Grant, Loads, Placed, PodPin, Report, Told};
 use tokio::sync::{Notify, mpsc};
 
 use crate::control::{Control, ControlError, Written};
@@ -34,6 +34,8 @@ struct Waiting {
     placed: Option<(String, Arc<Written>)>,
     grant: Option<Grant>,
     loads: Option<(String, Arc<Loads>)>,
+    /// With the leader's term.
+    pin: Option<(u64, PodPin)>,
     question: bool,
     closed: bool,
 }
@@ -58,6 +60,11 @@ impl Mailbox {
     /// What the slots hold, for the sidecar with this UID.
     pub fn tell(&self, uid: String, loads: Arc<Loads>) {
         self.put(|waiting| waiting.loads = Some((uid, loads)));
+    }
+
+    /// Whether the sidecar's pod is pinned.
+    pub fn pin(&self, term: u64, pin: PodPin) {
+        self.put(|waiting| waiting.pin = Some((term, pin)));
     }
 
     /// A question how it is, unless something else is carried that is answered with the same.
@@ -86,7 +93,7 @@ impl Mailbox {
         loop {
             let waiting = self.take();
             let carries = waiting.placed.is_some() || waiting.grant.is_some() || waiting.loads.is_some();
-            if waiting.closed || waiting.question || carries {
+            if waiting.closed || waiting.question || waiting.pin.is_some() || carries {
                 return waiting;
             }
             self.waiting.1.notified().await;
@@ -100,7 +107,7 @@ pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mp
     // What the sidecar said last that it has.
     let mut has = (String::new(), Version::default());
     loop {
-        let Waiting { placed, grant, loads, question, closed } = mailbox.next().await;
+        let Waiting { placed, grant, loads, pin, question, closed } = mailbox.next().await;
         if closed {
             return;
         }
@@ -120,6 +127,12 @@ pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mp
         }
         if let Some((target, loads)) = loads {
             results.push(control.tell(&address, &Told { target, loads: &*loads }).await);
+        }
+        // A sidecar of an older release knows no pins, and is well all the same.
+        if let Some((term, pin)) = pin
+            && let Ok(report) = control.pin(&address, term, &pin).await
+        {
+            results.push(Ok(report));
         }
         if asks {
             results.push(control.status(&address, uid.as_deref()).await);

@@ -97,6 +97,7 @@ fn entry(number: usize) -> Entry {
         role: Role::App,
         ordinal: None,
         standing: Standing::Present,
+        pinned_until: 0,
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use ring::KeyHasher;
 use ring::agreement::{Agreement, HAPROXY_WEIGHTS, RING_SIZES, TABLE_SIZES, is_table_size};
 use ring::duration::GoDuration;
-use ring::settings::{self, Gateway, KeySource, KeySpec, Mounted, NoticeProtocol, Redis, SecretKey, Settings, Trust};
+use ring::settings::{
+    self, Gateway, KeySource, KeySpec, MaxPinned, Mounted, NoticeProtocol, Redis, SecretKey, Settings, Trust,
+};
 
 use super::rules::{self, Span};
 use super::{
@@ -120,6 +122,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
     }
     let hasher = faults.hashing(&spec.hashing, seed);
     let pace = faults.pace(pool);
+    faults.duration(&rules::MAX_PINNED, spec.rebalance.max_pinned);
     faults.notice(&spec.notice);
     faults.duration(&rules::DRAIN_TIMEOUT, spec.drain.timeout);
     faults.limits(&spec.limits);
@@ -154,6 +157,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
                 // A sidecar on its own does not know how large the pool is.
                 Rate::Share(_) => settings::Rate::default(),
             },
+            max_pinned: MaxPinned(spec.rebalance.max_pinned),
             gateway: spec.gateway.clone(),
             messages: spec.messages,
             redis: spec.redis.clone().map(|redis| named(redis, pool)),
@@ -544,7 +548,7 @@ mod tests {
   strategy: ConsistentHash
   hashing: {algorithm: Rendezvous}
   ownerUnreachable: Fallback
-  rebalance: {mode: Automatic, unit: Key, settle: 5s, rate: 50, maxInFlight: 200, returnTimeout: 60s, minReturned: 80, tolerance: 10}
+  rebalance: {mode: Automatic, unit: Key, settle: 5s, rate: 50, maxInFlight: 200, returnTimeout: 60s, minReturned: 80, maxPinned: 1h, tolerance: 10}
   notice: {protocol: WebSocket, closeCode: 1012, appCloseCode: 1001, message: null}
   drain: {timeout: 60s}
   limits: {connections: 50000, handshakesPerSecond: 500, perKey: 0}
@@ -582,7 +586,7 @@ mod tests {
         let spec = "  key: {from: [{jwt: sub}, {path: /rooms}, {header: 'a b'}], trust: Verified}
   strategy: LeastConnections
   hashing: {algorithm: HAProxy}
-  rebalance: {rate: 0, settle: 2h, returnTimeout: 10ms, maxInFlight: 0, minReturned: 101, tolerance: 101}
+  rebalance: {rate: 0, settle: 2h, returnTimeout: 10ms, maxInFlight: 0, minReturned: 101, maxPinned: 25h, tolerance: 101}
   notice: {closeCode: 1006}
   drain: {timeout: 0s}
   gateway: {path: /gateway, url: 'wss://s{slot}/'}

@@ -96,6 +96,7 @@ pub(super) struct Span {
 pub(super) const SETTLE: Span = Span::new("spec.rebalance.settle", 0, 3_600);
 pub(super) const RETURN_TIMEOUT: Span = Span::new("spec.rebalance.returnTimeout", 1, 3_600);
 pub(super) const DRAIN_TIMEOUT: Span = Span::new("spec.drain.timeout", 1, 3_600);
+pub(super) const MAX_PINNED: Span = Span { or_none: true, ..Span::new("spec.rebalance.maxPinned", 1, 86_400) };
 const LEEWAY: Span = Span::new("spec.key.jwt.leeway", 0, 300);
 pub(super) const IDLE: Span = Span { or_none: true, ..Span::new("spec.limits.idle", 1, 86_400) };
 
@@ -314,7 +315,7 @@ pub(super) fn all() -> Vec<Rule> {
     rules.extend(jwt());
     rules.extend(of_algorithms());
     rules.extend(of_notices());
-    for span in [SETTLE, RETURN_TIMEOUT, DRAIN_TIMEOUT, LEEWAY, IDLE] {
+    for span in [SETTLE, RETURN_TIMEOUT, MAX_PINNED, DRAIN_TIMEOUT, LEEWAY, IDLE] {
         rules.push(rule(span.field, is(duration::PATTERN), NOT_A_DURATION));
         rules.push(rule(span.field, span.cel(), &span.to_string()));
     }

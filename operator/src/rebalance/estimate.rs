@@ -44,6 +44,7 @@ pub fn levelled(then: &Roster, connections: &BTreeMap<&str, u64>, tolerance: u64
     let uids: BTreeSet<&str> = weights.keys().chain(connections.keys()).copied().collect();
     let pod = |uid: &str| Pod {
         staying: connections.get(uid).copied().unwrap_or(0),
+        pinned: 0,
         weight: weights.get(uid).copied().unwrap_or(0),
     };
     let pods: Vec<Pod> = uids.into_iter().map(pod).collect();

@@ -47,6 +47,8 @@ struct ToldLoads {
 pub struct Pod {
     /// Connections, without those that are leaving.
     pub staying: u64,
+    /// Of these, the ones that are pinned.
+    pub pinned: u64,
     /// Its share of the pool's; 0 when it is to be emptied.
     pub weight: u64,
 }
@@ -123,7 +125,7 @@ impl Machine {
     /// to have been so for as long as a grant lives.
     pub(super) fn is_level(&mut self, now: Instant) -> bool {
         let away = self.moving.as_ref().map_or(0, |moving| moving.flight.in_flight(now)) + self.leaving();
-        if away > 0 || !self.excess_by_member(now).is_empty() {
+        if away > 0 || !self.overweight(now).is_empty() {
             self.levelling.calm = None;
             return false;
         }
@@ -136,15 +138,21 @@ impl Machine {
         self.levelling.calm = None;
     }
 
-    /// The connections that have to go elsewhere, by the UID of who holds them: all of one that is to be emptied.
+    /// The connections that have to go elsewhere now, by the UID of who holds them: all of one that is to be emptied, but
+    /// for those that are pinned.
     pub(super) fn excess_by_member(&self, now: Instant) -> BTreeMap<String, u64> {
+        let overweight = self.overweight(now).into_iter();
+        let due = overweight.map(|(uid, pod, excess)| (uid, excess.min(pod.staying - pod.pinned)));
+        due.filter(|(_, excess)| *excess > 0).collect()
+    }
+
+    /// Who has to give connections away, now or when their pins end, and how many.
+    fn overweight(&self, now: Instant) -> Vec<(String, Pod, u64)> {
         let (uids, pods) = self.pods(now);
         let excess = excess(&pods, self.away());
-        let due =
-            uids.into_iter().zip(&pods).zip(excess).filter(|((uid, pod), excess)| {
-                *excess > 0 && (pod.weight == 0 || self.levelling.shedding.contains(uid))
-            });
-        due.map(|((uid, _), excess)| (uid, excess)).collect()
+        let members = uids.into_iter().zip(pods).zip(excess).map(|((uid, pod), excess)| (uid, pod, excess));
+        let gives = |uid: &String, pod: &Pod| pod.weight == 0 || self.levelling.shedding.contains(uid);
+        members.filter(|(uid, pod, excess)| *excess > 0 && gives(uid, pod)).collect()
     }
 
     fn pods(&self, now: Instant) -> (Vec<String>, Vec<Pod>) {
@@ -162,7 +170,8 @@ impl Machine {
                 }
                 Some(_) | None => 0,
             };
-            Some((report.uid.clone(), Pod { staying: report.connections.saturating_sub(report.in_flight), weight }))
+            let staying = report.connections.saturating_sub(report.in_flight);
+            Some((report.uid.clone(), Pod { staying, pinned: report.pinned.min(staying), weight }))
         });
         pods.unzip()
     }
@@ -226,7 +235,7 @@ mod tests {
     use super::*;
 
     fn pods(staying: &[u64]) -> Vec<Pod> {
-        staying.iter().map(|&staying| Pod { staying, weight: 1 }).collect()
+        staying.iter().map(|&staying| Pod { staying, pinned: 0, weight: 1 }).collect()
     }
 
     #[test]
@@ -238,8 +247,7 @@ mod tests {
 
     #[test]
     fn a_member_that_is_emptied_has_no_share_and_weights_have_theirs() {
-        let emptied =
-            [Pod { staying: 90, weight: 0 }, Pod { staying: 100, weight: 1 }, Pod { staying: 110, weight: 2 }];
+        let emptied = [(90, 0), (100, 1), (110, 2)].map(|(staying, weight)| Pod { staying, pinned: 0, weight });
         assert_eq!(excess(&emptied, 0), [90, 0, 0]);
         assert_eq!(overloaded(&emptied, 0, 10), [false, false, false]);
     }

@@ -93,6 +93,8 @@ pub struct MemberView {
     pub ready: bool,
     /// Connections held there; `None` while its sidecar has not been heard.
     pub connections: Option<u64>,
+    /// Of these, the ones that stay for a pin.
+    pub pinned: u64,
 }
 
 /// How far a move is.
@@ -109,6 +111,8 @@ pub struct MoveView {
     pub lost: u64,
     /// Of these, the ones that are expected there.
     pub in_flight: u64,
+    /// Connections that will move when their pins end.
+    pub pinned: u64,
     /// Evictions per second that are allowed now.
     pub rate: u64,
     /// Why it is not the full rate.
@@ -211,6 +215,7 @@ impl Machine {
             returned: moving.flight.returned(),
             lost: moving.flight.lost(now),
             in_flight: moving.flight.in_flight(now),
+            pinned: self.placed().map(|sidecar| sidecar.report.moved_pinned).sum(),
             rate: moving.allowance.rate,
             reason: match self.pool.pace.mode {
                 Mode::Automatic => moving.allowance.reason.map(Reason::name),
@@ -241,12 +246,14 @@ impl Machine {
         let holders: BTreeMap<&str, SlotId> = holders.collect();
         let members = self.members.iter().map(|member| {
             let uid = member.uid.as_deref();
+            let report = uid.and_then(|uid| self.fleet.get(uid)).map(|sidecar| &sidecar.report);
             MemberView {
                 name: member.name.clone(),
                 uid: member.uid.clone(),
                 slot: uid.and_then(|uid| holders.get(uid).copied()),
                 ready: member.state == MemberState::Ready,
-                connections: uid.and_then(|uid| self.fleet.get(uid)).map(|sidecar| sidecar.report.connections),
+                connections: report.map(|report| report.connections),
+                pinned: report.map_or(0, |report| report.pinned),
             }
         });
         members.collect()
@@ -299,8 +306,8 @@ impl Machine {
         };
         let view = self.move_view(now);
         let figures = format!(
-            "{} pending, {} evicted, {} returned, {} lost, at most {} per second",
-            view.pending, view.evicted, view.returned, view.lost, view.rate
+            "{} pending, {} pinned, {} evicted, {} returned, {} lost, at most {} per second",
+            view.pending, view.pinned, view.evicted, view.returned, view.lost, view.rate
         );
         let reason = match (self.state(), self.pool.pace.mode) {
             (_, Mode::Paused | Mode::DryRun) => "Paused",

@@ -20,14 +20,17 @@ pub(super) struct Problem {
 #[openapi(
     info(
         title = "wspool's local API",
-        description = "Messages to the clients of any server in the pool, and sessions that outlive servers. It is served by the sidecar in the app's own \
-                       pod, at the address in WSPOOL_API_URL.",
+        description = "Messages to the clients of any server in the pool, sessions that outlive servers, and keys that stay at theirs for a while. It is \
+                       served by the sidecar in the app's own pod, at the address in WSPOOL_API_URL.",
         contact(),
     ),
     paths(
         super::send,
         super::send_to_all,
         super::find,
+        super::pins::get,
+        super::pins::put,
+        super::pins::delete,
         super::sessions::get,
         super::sessions::put,
         super::sessions::delete
@@ -52,7 +55,8 @@ mod tests {
     fn the_description_names_every_route() {
         let document = document();
         let paths: Vec<&str> = document.paths.paths.keys().map(String::as_str).collect();
-        let expected = ["/v1/keys/{key}", "/v1/keys/{key}/messages", "/v1/keys/{key}/session", "/v1/messages"];
+        let of_a_key = ["", "/messages", "/pin", "/session"].map(|path| format!("/v1/keys/{{key}}{path}"));
+        let expected: Vec<_> = of_a_key.iter().map(String::as_str).chain(["/v1/messages"]).collect();
         assert_eq!(paths, expected);
     }
 }

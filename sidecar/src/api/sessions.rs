@@ -11,7 +11,7 @@ use ring::Version;
 use ring::duration::GoDuration;
 use ring::wire::header::EPOCH;
 
-use super::{checked, openapi, read_body, unsent};
+use super::{checked, given_ttl, openapi, read_body, unsent};
 use crate::messages;
 use crate::problem::Refusal;
 use crate::redis::session::{self, DEFAULT_TTL, LONGEST_TTL, Session, SessionError};
@@ -116,7 +116,7 @@ fn trusted(sidecar: &Sidecar, key: Result<Path<String>, PathRejection>) -> Resul
 }
 
 fn ttl(query: &str) -> Result<Duration, Refusal> {
-    let Some(given) = query.split('&').find_map(|pair| pair.strip_prefix("ttl=")) else { return Ok(DEFAULT_TTL) };
+    let Some(given) = given_ttl(query) else { return Ok(DEFAULT_TTL) };
     let ttl = given.parse::<GoDuration>().ok().map(|ttl| ttl.0);
     ttl.filter(|ttl| (Duration::from_secs(1)..=LONGEST_TTL).contains(ttl)).ok_or_else(|| {
         let detail = format!("the ttl is {given:?}; write 1s to 720h");

@@ -228,8 +228,10 @@ impl Registry {
             let key = Arc::clone(&self.keys[id].key);
             let standing = self.view.standing(&key).filter(|standing| !standing.mine);
             let Some(owner) = standing.and_then(|standing| standing.owner) else { continue };
-            // Connections that are still here get it here, and those that left here arrive there.
-            if self.keys[id].busy > 0 || self.keys[id].state.staying() > 0 {
+            // Connections that are still here, or come back to a pinned key, get it here, and those that left here arrive
+            // there.
+            let state = &self.keys[id].state;
+            if self.keys[id].busy > 0 || state.staying() > 0 || state.is_pinned() {
                 continue;
             }
             self.begin_change(&key);
@@ -273,7 +275,7 @@ struct Here {
 }
 
 impl Connection {
-    fn is_told(&self) -> bool {
+    pub(super) fn is_told(&self) -> bool {
         matches!(self.leaving, Some(Leaving { told: true, .. }))
     }
 }

@@ -18,7 +18,7 @@ fn table(holders: &[&str]) -> Table {
 }
 
 /// A placement under an epoch, with the tables before it, newest first.
-fn placement(epoch: u64, holders: &[&str], before: &[(u64, &[&str])]) -> Arc<Compiled> {
+pub(super) fn placement(epoch: u64, holders: &[&str], before: &[(u64, &[&str])]) -> Arc<Compiled> {
     let predecessors = before
         .iter()
         .map(|(epoch, holders)| Predecessor { version: Version { term: 1, epoch: *epoch }, table: table(holders) });
@@ -34,7 +34,7 @@ fn placement(epoch: u64, holders: &[&str], before: &[(u64, &[&str])]) -> Arc<Com
 }
 
 /// The sidecar `a`, alone in its pool, with one connection of each key.
-fn holding(keys: u32) -> (Registry, Vec<(String, ConnectionId)>) {
+pub(super) fn holding(keys: u32) -> (Registry, Vec<(String, ConnectionId)>) {
     let mut registry = Registry::new(View::new(peer("a"), Settings::default()));
     registry.place(&placement(1, &["a"], &[]));
     let held = (0..keys).map(|n| {

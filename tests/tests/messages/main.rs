@@ -6,7 +6,7 @@ mod moves;
 mod redis;
 mod trust;
 
-use harness::http::Answer;
+use harness::http::{Answer, refused};
 use harness::{App, Guestbook, Plan, Sidecar};
 use ring::settings::{Messages, Settings};
 use serde_json::Value;
@@ -64,14 +64,4 @@ impl Pool {
 fn happened(answer: &Answer, written: u64, held: u64) {
     let said: Value = answer.json().expect("an answer");
     assert_eq!(said, serde_json::json!({"written": written, "held": held}));
-}
-
-/// Panics unless a request was refused like this; what is said to be right.
-fn refused(answer: &Answer, status: u16, title: &str) -> String {
-    let body = String::from_utf8_lossy(&answer.body).into_owned();
-    assert_eq!(answer.status.as_u16(), status, "{body}");
-    assert_eq!(answer.header("content-type"), "application/problem+json");
-    let problem: Value = serde_json::from_str(&body).expect("a problem");
-    assert_eq!((&problem["status"], &problem["title"]), (&Value::from(status), &Value::from(title)), "{body}");
-    problem["detail"].as_str().expect("a detail").to_owned()
 }
