@@ -14,9 +14,6 @@ pub const HEARD: Duration = Duration::from_secs(3);
 /// Kept at the end of the time, for the last evictions to finish cleanly.
 pub const MARGIN: Duration = Duration::from_secs(5);
 
-/// When pins end at the latest, as a share of the whole time: a pod that drains soon ends, whoever likes to stay.
-const PINS_KEEP: u32 = 2;
-
 /// A drain under way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrainState {
@@ -79,11 +76,11 @@ impl DrainState {
         self.deadline.saturating_duration_since(now)
     }
 
-    /// Whether pinned connections must go now, for there to be time to move them: at the pool's rate, or what is left
-    /// of the drain after the half that pins may take in any case.
+    /// Whether pinned connections must go now, for there to be time to move them at the pool's rate. Half of the time is
+    /// theirs in any case.
     pub fn ends_pins(&self, facts: &Facts, now: Instant) -> bool {
         let moving = Duration::from_secs(facts.pinned / u64::from(facts.rate.max(1)));
-        self.left(now) <= (MARGIN + moving.max(MARGIN)).min(self.timeout / PINS_KEEP)
+        self.left(now) <= (MARGIN + moving.max(MARGIN)).min(self.timeout / 2)
     }
 
     /// Decides what to do next, and accounts for it.
