@@ -198,6 +198,42 @@ async fn deletion_costs_make_a_plain_scale_down_take_the_highest_slot() {
 
 #[tokio::test]
 #[ignore = "needs a control plane: make test-api"]
+async fn a_pod_that_is_pinned_keeps_its_connections_and_a_plain_scale_down_takes_another() {
+    let mut scene = Scene::new("pins", 2, 1, FAST).await;
+    scene.fill(60).await;
+    let before = scene.owners(2).await;
+    scene.crowd.at_home(|key| before.owner(key)).await;
+    let (slot, busy) = holders(&scene.operators.stable("chat", 2).await).pop().expect("two");
+    scene.kubectl(&["annotate", "pod", &busy, "wspool.dev/pinned-until=2999-01-01T00:00:00Z"]).await;
+    let pods = scene.namespace.api::<Pod>();
+    until("it costs more than all that are not pinned", async || {
+        let pod = pods.get(&busy).await.map_err(|error| error.to_string())?;
+        let cost = pod.annotations().get("controller.kubernetes.io/pod-deletion-cost").cloned();
+        equal(&cost, &Some((1_000_000 - slot).to_string()))
+    })
+    .await;
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=1"]).await;
+    assert_eq!(holders(&scene.operators.stable("chat", 1).await), [(slot, busy.clone())]);
+    scene.crowd.at_home(|_| busy.clone()).await;
+
+    scene.kubectl(&["scale", "deployment/chat", "--replicas=2"]).await;
+    let pinned = ["get", "wsp", "chat", "-o", "jsonpath={.status.move.pinned} {.status.move.pending}"];
+    until("what belongs to the new pod waits", async || {
+        let said = scene.namespace.kubectl(&pinned, "").await?;
+        if said.ends_with(" 0") && !said.starts_with("0 ") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    for life in scene.crowd.lives().iter().filter(|life| before.owner(&life.key) == busy) {
+        assert_eq!(life.breaks(), 0, "{life:?}");
+    }
+    scene.kubectl(&["annotate", "pod", &busy, "wspool.dev/pinned-until-"]).await;
+    let after = scene.owners(2).await;
+    scene.crowd.at_home(|key| after.owner(key)).await;
+    assert_eq!(scene.book.on_two_servers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: make test-api"]
 async fn a_statefulsets_slots_are_its_ordinals_and_a_pod_that_comes_back_gets_its_own() {
     let mut scene = Scene::of(&Access::shared(), "stateful", 3, 1, &stateful(3, FAST)).await;
     let _directory = scene.fill_at_owners(60).await;
@@ -291,6 +327,8 @@ async fn what_is_wrong_around_a_pool_is_said_with_what_to_do() {
     // It leads to the pods of the first pool, too.
     degraded("chat", "SidecarBypassed", "Service taken leads to port 3000 of the pods, past their sidecars").await;
     let pod = scene.kubectl(&["get", "pods", "-l", "wspool.dev/pool=chat", "-o", "name"]).await;
+    scene.kubectl(&["annotate", pod.trim(), "wspool.dev/pinned-until=soon"]).await;
+    degraded("chat", "BadPin", "write one like").await;
     scene.kubectl(&["set", "image", pod.trim(), "wspool-sidecar=wspool-sidecar:0"]).await;
     degraded("chat", "OutdatedSidecar", "roll the workload out again").await;
 
