@@ -184,7 +184,9 @@ mod tests {
     #[test]
     fn while_a_pool_forms_no_pod_gets_a_cost_that_its_slot_will_change() {
         let (mut pods, mut view) = pool(3, 0);
-        pods.iter_mut().for_each(|pod| pod.cost = None);
+        for pod in &mut pods {
+            pod.cost = None;
+        }
         assert!(costs_to_write(&pods, &view).is_empty());
         view.slots.push(slot(0, "chat-0"));
         assert_eq!(costs_to_write(&pods, &view).len(), 3);

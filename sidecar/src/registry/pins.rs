@@ -82,7 +82,8 @@ impl Registry {
         let id = self.ids.get(key).copied().ok_or(Unpinned::NotHere)?;
         let entry = &mut self.keys[id];
         let stays = entry.connections.iter().any(|id| !self.connections[*id].is_told());
-        if !entry.state.is_pinned() && !(stays && entry.state.pin()) {
+        let is_pinned = entry.state.is_pinned() || (stays && entry.state.pin());
+        if !is_pinned {
             return Err(Unpinned::NotHere);
         }
         let most = self.view.settings().max_pinned.0.0;
