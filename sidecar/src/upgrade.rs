@@ -28,6 +28,8 @@ use crate::{identity, peers, sessions};
 const FALLBACK_LIMIT: Duration = Duration::from_millis(1500);
 /// How long handshakes wait for an app that refuses connections, before its keys go to their next-best slots.
 const APP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one try to connect to it may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a handshake may take to be answered.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const SWITCHING: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
@@ -336,21 +338,8 @@ impl<'a> Handshake<'a> {
     /// Passes the handshake to the app here.
     async fn ask_app(&self, head: &RequestHead, place: Place) -> Result<(Reached, ResponseHead), Failure> {
         let Some(address) = self.sidecar.config.upstream else { return Err(Failure::Refused(Refusal::NoHolder)) };
-        let per_second = self.view.settings().limits.handshakes_per_second;
-        let turn = self.sidecar.turnstile.pass(per_second).await;
-        turn.map_err(|_| Failure::Refused(Refusal::QueueFull))?;
-        let began = Instant::now();
+        let (mut app, began) = self.dial_app(address).await?;
         let metrics = &self.sidecar.metrics;
-        let patience = if self.view.placement.is_some() { APP_PATIENCE } else { Duration::ZERO };
-        let mut app = dial_app(address, patience).await.map_err(|error| {
-            metrics.failed.inc();
-            tracing::debug!(%address, %error, "the app cannot be reached");
-            if self.view.placement.is_some() {
-                Failure::AppDown
-            } else {
-                Failure::BadGateway(format!("the app at {address} cannot be reached: {error}"))
-            }
-        })?;
         let edit = Edit { forwarded_for: self.forwarded_for, add: &origin::headers_for_app(&self.view) };
         let response = exchange(&mut app, &head.rewrite(&edit)).await.inspect_err(|_| {
             metrics.failed.inc();
@@ -362,6 +351,33 @@ impl<'a> Handshake<'a> {
         }
         let place = place.trusted(self.is_trusted(&response));
         Ok((Reached::App(app, place), response))
+    }
+
+    /// Connects to the app; says when that began. In a pool one that is restarting is waited for. Each try takes a turn of its
+    /// own: otherwise all that have waited would meet the app at once when it is back.
+    async fn dial_app(&self, address: SocketAddr) -> Result<(TcpStream, Instant), Failure> {
+        let per_second = self.view.settings().limits.handshakes_per_second;
+        let in_pool = self.view.placement.is_some();
+        let until = Instant::now() + if in_pool { APP_PATIENCE } else { Duration::ZERO };
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let turn = self.sidecar.turnstile.pass(per_second).await;
+            turn.map_err(|_| Failure::Refused(Refusal::QueueFull))?;
+            let began = Instant::now();
+            let error = match tokio::time::timeout(DIAL_TIMEOUT, peers::connect(address)).await {
+                Ok(Ok(stream)) => return Ok((stream, began)),
+                Ok(Err(error)) => error,
+                Err(_) => std::io::ErrorKind::TimedOut.into(),
+            };
+            if Instant::now() + pause > until {
+                self.sidecar.metrics.failed.inc();
+                tracing::debug!(%address, %error, "the app cannot be reached");
+                let sentence = || format!("the app at {address} cannot be reached: {error}");
+                return Err(if in_pool { Failure::AppDown } else { Failure::BadGateway(sentence()) });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
     }
 
     /// Whether the key proves who the client is, now that the app has answered.
@@ -429,22 +445,6 @@ fn redirected(response: &ResponseHead) -> Asked {
         Some((to, epoch)) => Asked::Redirected { to, epoch },
         // Not the sidecar that was meant: its address has been given to another.
         None => Asked::Unreachable,
-    }
-}
-
-/// Connects to the app, with patience for one that is restarting.
-pub async fn dial_app(address: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
-    let until = Instant::now() + patience;
-    let mut pause = Duration::from_millis(20);
-    loop {
-        match tokio::time::timeout(Duration::from_secs(5), peers::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) if Instant::now() + pause > until => return Err(error),
-            Err(_) if Instant::now() > until => return Err(std::io::ErrorKind::TimedOut.into()),
-            _ => {}
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(500));
     }
 }
 

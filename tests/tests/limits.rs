@@ -191,6 +191,28 @@ async fn a_handshake_without_a_key_is_refused_where_keys_are_required() {
 }
 
 #[tokio::test]
+async fn those_who_have_waited_for_an_app_reach_it_at_the_rate_when_it_is_back() {
+    const RATE: u32 = 50;
+    let limits = limits(Limits { handshakes_per_second: RATE, ..Limits::default() });
+    let (sidecar, app, book) = placed(limits).await;
+    let address = app.address;
+    drop(app);
+    let mut crowd = Crowd::default();
+    for number in 0..200 {
+        crowd.join(&format!("user-{number}"), &[sidecar.listen]);
+    }
+    // So long that most of them have had a turn while nobody listened.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let _app = App::start_at(address, "server", &book).await;
+    until("all are there", async || equal(&book.count_at("server"), &200)).await;
+    let visits = book.visits();
+    // As above: a second's worth more is let pass.
+    let span = RATE as usize * 2;
+    let crowded = visits.windows(span + 1).any(|few| few[span].entered - few[0].entered < Duration::from_secs(1));
+    assert!(!crowded, "more than {span} handshakes reached the app within a second");
+}
+
+#[tokio::test]
 async fn a_placement_replaces_the_limits_of_the_configuration() {
     let (sidecar, _app, _book) = configured("limits: {connections: 1}").await;
     let _first = Client::connect(sidecar.listen, "ann").await;

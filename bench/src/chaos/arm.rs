@@ -77,7 +77,7 @@ spec:
       - {{key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}}
       - {{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}}
       topologySpreadConstraints:
-      - {{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {{matchLabels: {{app: chat}}}}}}
+      - {{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {{matchLabels: {{app: chat}}}}, matchLabelKeys: [pod-template-hash]}}
       containers:
       - name: chat
         image: wspool.test/node:1
@@ -172,12 +172,21 @@ impl Arm {
     /// The names of its pods on a node.
     pub async fn pods_on(&self, node: &str) -> BTreeSet<String> {
         let pods = self.pods().await.into_iter();
-        pods.filter(|pod| node_of(pod) == Some(node)).map(|pod| pod.name_any()).collect()
+        pods.filter(|pod| node_of(pod).as_deref() == Some(node)).map(|pod| pod.name_any()).collect()
     }
 
     /// Its workload's pods that stay, by name.
     pub async fn pods(&self) -> Vec<Pod> {
-        let these = ListParams::default().labels("app=chat");
+        self.staying("app=chat").await
+    }
+
+    /// Its routers.
+    pub async fn routers(&self) -> Vec<Pod> {
+        self.staying("wspool.dev/role=router").await
+    }
+
+    async fn staying(&self, labels: &str) -> Vec<Pod> {
+        let these = ListParams::default().labels(labels);
         let pods = self.namespace.api::<Pod>().list(&these).await.map(|list| list.items).unwrap_or_default();
         pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
     }
@@ -205,8 +214,8 @@ fn guests(members: usize) -> usize {
 }
 
 /// The node of a pod.
-pub fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref()
+pub fn node_of(pod: &Pod) -> Option<String> {
+    pod.spec.as_ref()?.node_name.clone()
 }
 
 /// Asked often, so not by kubectl, which takes a tenth of a second of a processor each time.

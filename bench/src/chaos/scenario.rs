@@ -1,6 +1,7 @@
 //! The steps, the same for all arms at the same time.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -82,6 +83,11 @@ impl Step {
         matches!(self, Self::KillApp | Self::KillPod | Self::KillProxy | Self::CutCable | Self::PowerOff)
     }
 
+    /// Whether it happens to all of the cluster.
+    const fn is_shared(self) -> bool {
+        matches!(self, Self::DrainNode | Self::HaltApi | Self::CutCable | Self::PowerOff)
+    }
+
     const fn replicas(self) -> usize {
         if matches!(self, Self::Grow | Self::AutoscaleUp | Self::KillOperator | Self::Deserters) { 4 } else { 3 }
     }
@@ -97,14 +103,29 @@ pub struct Row {
     pub tally: Tally,
     /// Whether everything was as it should be within two minutes.
     pub settled: bool,
-    /// How long the step took, for all arms.
+    /// How long the step took.
     pub took: Duration,
     /// Resident memory in front of the apps at its end, in bytes.
     pub memory: u64,
 }
 
-/// Takes one step with all arms, and waits until it is over. Nodes that suffer are those with a pod of the first arm.
+/// Takes one step with all arms, and waits until it is over. What can happen to pools alone does so before it happens to the
+/// rest: where nginx sends all clients away at once, they would have the processors for themselves.
 pub async fn take(step: Step, arms: &[Arm]) -> Vec<Row> {
+    let groups: [Vec<&Arm>; 2] = if step.is_shared() {
+        [arms.iter().collect(), Vec::new()]
+    } else {
+        let (pools, others) = arms.iter().partition(|arm| arm.way.is_wspool());
+        [pools, others]
+    };
+    let mut rows = Vec::new();
+    for group in groups.iter().filter(|group| !group.is_empty()) {
+        rows.extend(take_together(step, group).await);
+    }
+    rows
+}
+
+async fn take_together(step: Step, arms: &[&Arm]) -> Vec<Row> {
     let begin = Instant::now();
     let hit = act(step, arms).await;
     let settled = over(step, arms).await;
@@ -122,7 +143,7 @@ pub async fn take(step: Step, arms: &[Arm]) -> Vec<Row> {
 }
 
 /// Does what a step does; returns the servers of each arm that were cut off from their clients.
-async fn act(step: Step, arms: &[Arm]) -> Vec<BTreeSet<String>> {
+async fn act(step: Step, arms: &[&Arm]) -> Vec<BTreeSet<String>> {
     let mut hit = vec![BTreeSet::new(); arms.len()];
     match step {
         Step::Grow | Step::Shrink => scale(arms, step).await,
@@ -132,7 +153,7 @@ async fn act(step: Step, arms: &[Arm]) -> Vec<BTreeSet<String>> {
             join_all(arms.iter().map(|arm| arm.kubectl(&restart))).await;
         }
         Step::DrainNode => {
-            let node = some_node(&arms[0]).await;
+            let node = some_node(arms).await;
             let drain = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=110s"];
             arms[0].kubectl(&drain).await;
             arms[0].kubectl(&["uncordon", &node]).await;
@@ -140,10 +161,10 @@ async fn act(step: Step, arms: &[Arm]) -> Vec<BTreeSet<String>> {
         Step::KillApp | Step::KillPod | Step::KillProxy => hit = join_all(arms.iter().map(|arm| kill(step, arm))).await,
         Step::KillOperator => {
             begin_to_scale(arms, step).await;
-            fault::processes()
-                .iter()
-                .filter(|process| process.command.contains("wspool-operator run"))
-                .for_each(Process::kill);
+            if arms.iter().any(|arm| arm.way.is_wspool()) {
+                let is_operator = |process: &Process| process.command.contains("wspool-operator run");
+                fault::processes().into_iter().filter(is_operator).for_each(|operator| operator.kill());
+            }
         }
         Step::HaltApi => {
             begin_to_scale(arms, step).await;
@@ -165,7 +186,7 @@ async fn act(step: Step, arms: &[Arm]) -> Vec<BTreeSet<String>> {
             scale(arms, step).await;
         }
         Step::CutCable | Step::PowerOff => {
-            let node = some_node(&arms[0]).await;
+            let node = some_node(arms).await;
             hit = join_all(arms.iter().map(|arm| arm.pods_on(&node))).await;
             if step == Step::PowerOff {
                 fault::power_off(&node);
@@ -179,12 +200,12 @@ async fn act(step: Step, arms: &[Arm]) -> Vec<BTreeSet<String>> {
     hit
 }
 
-async fn scale(arms: &[Arm], step: Step) {
+async fn scale(arms: &[&Arm], step: Step) {
     join_all(arms.iter().map(|arm| arm.scale(step.replicas()))).await;
 }
 
 /// Scales, and waits until the first connections have moved.
-async fn begin_to_scale(arms: &[Arm], step: Step) {
+async fn begin_to_scale(arms: &[&Arm], step: Step) {
     let pools = || arms.iter().filter(|arm| arm.way.is_wspool());
     let before: Vec<usize> = pools().map(|arm| arm.crowd.breaks()).collect();
     let begin = Instant::now();
@@ -195,7 +216,7 @@ async fn begin_to_scale(arms: &[Arm], step: Step) {
 }
 
 /// Guests come or go; the pools are scaled by that, and nginx's pods by hand.
-async fn autoscale(arms: &[Arm], step: Step) {
+async fn autoscale(arms: &[&Arm], step: Step) {
     let up = step == Step::AutoscaleUp;
     for arm in arms {
         if up {
@@ -229,14 +250,23 @@ async fn kill(step: Step, arm: &Arm) -> BTreeSet<String> {
     BTreeSet::from([pod.name_any()])
 }
 
-/// A node with a pod of this arm.
-async fn some_node(arm: &Arm) -> String {
-    let pods = arm.pods().await;
-    pods.iter().find_map(node_of).expect("a pod that has a node").to_owned()
+/// The node with pods of most arms, of these the one with the fewest routers: a router takes those with it who came in there.
+async fn some_node(arms: &[&Arm]) -> String {
+    let mut nodes: BTreeMap<String, (usize, Reverse<usize>)> = BTreeMap::new();
+    for arm in arms {
+        let apps: BTreeSet<String> = arm.pods().await.iter().filter_map(node_of).collect();
+        for node in apps {
+            nodes.entry(node).or_default().0 += 1;
+        }
+        for node in arm.routers().await.iter().filter_map(node_of) {
+            nodes.entry(node).or_default().1.0 += 1;
+        }
+    }
+    nodes.into_iter().max_by_key(|(_, worth)| *worth).expect("nodes with pods").0
 }
 
 /// Waits until the step is over for all; says for each whether it is.
-async fn over(step: Step, arms: &[Arm]) -> Vec<bool> {
+async fn over(step: Step, arms: &[&Arm]) -> Vec<bool> {
     let begin = Instant::now();
     let (mut breaks, mut quiet) = (0, Instant::now());
     loop {
