@@ -2,7 +2,7 @@
 
 pub mod differences;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
@@ -114,7 +114,7 @@ pub struct Predecessor {
 
 /// A pool's placement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "Read")]
 pub struct Placement {
     /// The pool's name, for people.
     pub pool: String,
@@ -135,6 +135,33 @@ pub struct Placement {
     /// What the pool's spec tells its sidecars.
     #[serde(default)]
     pub settings: Settings,
+}
+
+/// A placement as it is read. What is flattened would be kept twice on its way in: that takes twice the time.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Read {
+    pool: String,
+    pool_uid: String,
+    term: u64,
+    epoch: u64,
+    #[serde(default)]
+    hasher: KeyHasher,
+    slots: Vec<Slot>,
+    #[serde(default, with = "differences")]
+    predecessors: Vec<Predecessor>,
+    #[serde(default)]
+    others: Vec<Holder>,
+    #[serde(default)]
+    settings: Settings,
+}
+
+impl From<Read> for Placement {
+    fn from(read: Read) -> Self {
+        let Read { pool, pool_uid, term, epoch, hasher, slots, predecessors, others, settings } = read;
+        let (version, table) = (Version { term, epoch }, Table { hasher, slots });
+        Self { pool, pool_uid, version, table, predecessors, others, settings }
+    }
 }
 
 /// Why a placement was refused.
@@ -219,9 +246,9 @@ impl Holder {
 
 impl CompiledTable {
     fn new(table: &Table) -> Result<Self, PlacementError> {
-        let mut ids = BTreeSet::new();
-        let mut uids = BTreeSet::new();
-        let mut holders = BTreeMap::new();
+        let mut ids = HashSet::with_capacity(table.slots.len());
+        let mut uids = HashSet::with_capacity(table.slots.len());
+        let mut holders = Vec::with_capacity(table.slots.len());
         for slot in &table.slots {
             if !ids.insert(slot.id) {
                 return Err(PlacementError::DuplicateSlot(slot.id));
@@ -234,13 +261,13 @@ impl CompiledTable {
                 return Err(PlacementError::DuplicateHolder(holder.name.clone()));
             }
             holder.check()?;
-            holders.insert(slot.id, holder.clone());
+            holders.push((slot.id, holder.clone()));
         }
         if let KeyHasher::Agreed(agreement) = &table.hasher {
             agreement.check(table.slots.iter().map(|slot| slot.weight))?;
         }
         let owners = Owners::new(&table.hasher, &table.slots);
-        Ok(Self { hasher: table.hasher.clone(), owners, holders })
+        Ok(Self { hasher: table.hasher.clone(), owners, holders: holders.into_iter().collect() })
     }
 
     fn owner(&self, key: KeyHash) -> Option<&Holder> {

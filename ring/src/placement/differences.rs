@@ -18,8 +18,8 @@ const MOST: usize = 4 * MAX_PREDECESSORS;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written<H, S> {
-    #[serde(flatten)]
-    version: Version,
+    term: u64,
+    epoch: u64,
     #[serde(default)]
     hasher: H,
     /// Its slots; if `without` is there, only those that the table above does not have like this.
@@ -43,19 +43,19 @@ pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Predecessor
     }
     let mut tables: Vec<Predecessor> = Vec::new();
     for written in all {
-        let Written { version, hasher, slots, without } = written;
+        let Written { term, epoch, hasher, slots, without } = written;
         let slots = match (without, tables.last()) {
             (Some(without), Some(above)) => change(&above.table.slots, slots, &without),
             _ => slots,
         };
-        tables.push(Predecessor { version, table: Table { hasher, slots } });
+        tables.push(Predecessor { version: Version { term, epoch }, table: Table { hasher, slots } });
     }
     Ok(tables)
 }
 
 fn write<'a>(predecessor: &'a Predecessor, above: Option<&Table>) -> Written<&'a KeyHasher, &'a Slot> {
-    let Predecessor { version, table } = predecessor;
-    let written = |slots, without| Written { version: *version, hasher: &table.hasher, slots, without };
+    let Predecessor { version: Version { term, epoch }, table } = predecessor;
+    let written = |slots, without| Written { term: *term, epoch: *epoch, hasher: &table.hasher, slots, without };
     // Differences are by id. In another order, which only tests use, a table is written whole.
     let Some(above) = above.filter(|above| is_ascending(above) && is_ascending(table)) else {
         return written(table.slots.iter().collect(), None);
