@@ -121,10 +121,11 @@ impl Departures {
         Self { gone, watching }
     }
 
-    /// Those that had the sidecar.
+    /// Those that had the sidecar beside their app.
     pub fn injected(&self) -> Vec<Departure> {
         let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.iter().filter(|gone| gone.pod.labels().contains_key("wspool.dev/pool")).cloned().collect()
+        let has = |gone: &&Departure, label| gone.pod.labels().contains_key(label);
+        gone.iter().filter(|gone| has(gone, "wspool.dev/pool") && !has(gone, "wspool.dev/role")).cloned().collect()
     }
 }
 
