@@ -148,6 +148,14 @@ impl Arm {
         })
     }
 
+    /// What is there, for people.
+    pub async fn state(&self) -> String {
+        let pods = self.kubectl(&["get", "pods", "--output=wide"]).await;
+        let pool = self.kubectl(&["get", "websocketpool", "--output=jsonpath={.items[*].status}"]).await;
+        let operator = ["logs", "--namespace=wspool-system", "--selector=app.kubernetes.io/name=wspool", "--tail=40"];
+        format!("{pods}\n{pool}\n{}", self.kubectl(&operator).await)
+    }
+
     /// Wants so many pods. A pool is scaled itself: it empties the pods that go, and then scales its target.
     pub async fn scale(&self, replicas: usize) {
         let what = if self.way.is_wspool() { "websocketpool/chat" } else { "deployment/chat" };

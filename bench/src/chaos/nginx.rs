@@ -22,7 +22,7 @@ use crate::usage::Usage;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// nginx with `hash $uri consistent`, which is told of the pods that are ready and reloaded when they change. Its old workers
-/// have ten seconds for what they hold. It ends when it is dropped.
+/// have five seconds for what they hold. It ends when it is dropped.
 pub struct Nginx {
     /// Where clients enter.
     pub entry: SocketAddr,
@@ -93,7 +93,7 @@ fn write(file: &PathBuf, entry: SocketAddr, pods: &[String]) {
     let folder = file.parent().expect("a folder").display();
     let servers = pods.iter().map(|ip| format!("server {ip}:3000;")).collect::<Vec<_>>().join(" ");
     let text = format!(
-        "daemon off; pid {folder}/pid; error_log {folder}/log; worker_processes 1; worker_shutdown_timeout 10s;
+        "daemon off; pid {folder}/pid; error_log {folder}/log; worker_processes 1; worker_shutdown_timeout 5s;
          events {{ worker_connections 8192; }}
          http {{
            access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;

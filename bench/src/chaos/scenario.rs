@@ -130,6 +130,9 @@ async fn take_together(step: Step, arms: &[&Arm]) -> Vec<Row> {
     let hit = act(step, arms).await;
     let settled = over(step, arms).await;
     let end = Instant::now();
+    for (arm, _) in arms.iter().zip(&settled).filter(|(_, settled)| !**settled) {
+        eprintln!("{} is not over for {}:\n{}", step.name(), arm.way.name(), arm.state().await);
+    }
     tokio::time::sleep(ledger::AFTER).await;
     let rows = arms.iter().zip(hit).zip(settled).map(async |((arm, hit), settled)| {
         let tally = ledger::tally(&arm.crowd.lives(), &Span { begin, end, hit });
