@@ -591,6 +591,7 @@ impl Registry {
         self.keys.remove(id);
         self.moved.remove(&(self.hashes[id], id));
         self.loose.remove(&id);
+        self.pins.forget(id);
     }
 
     fn note_moved(&mut self, id: KeyId) {

@@ -79,7 +79,10 @@ async fn a_pin_that_is_renewed_for_ever_ends_when_it_has_lasted_as_long_as_the_p
     scene.list(&["a", "b"]);
     until("the key has gone all the same", async || {
         let answer = pin(a, key, "2s").await;
-        if answer.status == 409 { Ok(()) } else { Err(format!("{answer:?}")) }
+        match answer.status.as_u16() {
+            409 => Ok(refused(&answer, 409, "spent")),
+            _ => Err(format!("{answer:?}")),
+        }
     })
     .await;
     scene.operator.stable(2).await;
@@ -136,7 +139,7 @@ impl Alone {
 #[tokio::test]
 async fn what_cannot_be_pinned_is_refused_with_what_would_be_right() {
     let max_pinned = MaxPinned(GoDuration::from_secs(600));
-    let Alone { sidecar, .. } = Alone::new(Settings { max_pinned, ..Settings::default() }).await;
+    let Alone { sidecar, _app, .. } = Alone::new(Settings { max_pinned, ..Settings::default() }).await;
     let ann = Client::connect(sidecar.listen, "ann").await;
     for wrong in ["", "5", "0s", "500ms", "601s", "11m", "soon", "-1s"] {
         let says = refused(&pin(&sidecar, "ann", wrong).await, 400, "bad-ttl");

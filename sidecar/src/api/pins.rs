@@ -69,7 +69,7 @@ pub(super) async fn get(
         (status = 200, description = "It stays here, at most until then", body = Pin),
         (status = 400, description = "Not a key, or not a time to live; the detail says what the pool allows", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = openapi::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The key has no connection at this server, or connections of this pool have no keys, or this server is about to end, or the pool allows no pins", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The key has no connection at this server, or has been pinned for long enough, or connections of this pool have no keys, or this server is about to end, or the pool allows no pins", body = openapi::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn put(
@@ -96,6 +96,11 @@ pub(super) async fn put(
             "not-here",
             "this key has no connection at this server, or its clients are being moved away; GET /v1/keys/{key} says where \
              it is: pin it there",
+        ),
+        Unpinned::Spent => conflict(
+            "spent",
+            "this key belongs to another server, and has been pinned for as long as spec.rebalance.maxPinned allows; it moves \
+             now",
         ),
         Unpinned::Ending => conflict("ending", "this server is about to end, and its connections move now"),
     })?;

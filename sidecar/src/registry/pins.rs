@@ -3,7 +3,7 @@
 //! A pinned key is held here as a connection holds it, also while it has none. Everything of a pinned pod stays, whatever
 //! decides where connections go.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::{KeyId, Kind, Registry};
@@ -14,6 +14,8 @@ pub(super) struct Pins {
     keys: HashMap<KeyId, Pin>,
     /// The same by when they end.
     ends: BTreeSet<(Instant, KeyId)>,
+    /// Keys that have been pinned for as long as they may be: they are not pinned anew before they have moved.
+    spent: HashSet<KeyId>,
     pod: Option<Pin>,
     /// Until when the pod is pinned, as it was told last, in milliseconds since 1970.
     told: u64,
@@ -26,6 +28,8 @@ pub(super) struct Pins {
 struct Pin {
     since: Instant,
     until: Instant,
+    /// Whether it ends because it may last no longer.
+    is_spent: bool,
 }
 
 /// Why a key was not pinned.
@@ -33,6 +37,8 @@ struct Pin {
 pub enum Unpinned {
     /// No connection of it is here.
     NotHere,
+    /// It belongs elsewhere, and has been pinned for as long as it may be.
+    Spent,
     /// The pod is about to end.
     Ending,
 }
@@ -49,8 +55,9 @@ pub struct Pinned {
 impl Pin {
     /// A pin that begins or goes on now. However often it goes on, it ends `most` after it began.
     fn renew(before: Option<Self>, ttl: Duration, most: Duration, now: Instant) -> Self {
-        let since = before.filter(|before| before.until > now).map_or(now, |before| before.since);
-        Self { since, until: (now + ttl.min(most)).min(since + most) }
+        let since = before.map_or(now, |before| before.since);
+        let (asked, last) = (now + ttl.min(most), since + most);
+        Self { since, until: asked.min(last), is_spent: asked >= last }
     }
 }
 
@@ -71,6 +78,11 @@ impl Pins {
             self.ends.remove(&(pin.until, key));
         }
     }
+
+    /// A key is gone: its id will be another one's.
+    pub(super) fn forget(&mut self, key: KeyId) {
+        self.spent.remove(&key);
+    }
 }
 
 impl Registry {
@@ -79,7 +91,11 @@ impl Registry {
         if self.pins.over {
             return Err(Unpinned::Ending);
         }
+        self.expire_pins(now);
         let id = self.ids.get(key).copied().ok_or(Unpinned::NotHere)?;
+        if self.pins.spent.contains(&id) && self.moved.contains(&(self.hashes[id], id)) {
+            return Err(Unpinned::Spent);
+        }
         let entry = &mut self.keys[id];
         let stays = entry.connections.iter().any(|id| !self.connections[*id].is_told());
         let is_pinned = entry.state.is_pinned() || (stays && entry.state.pin());
@@ -88,6 +104,7 @@ impl Registry {
         }
         let most = self.view.settings().max_pinned.0.0;
         let pin = Pin::renew(self.pins.keys.get(&id).copied(), ttl, most, now);
+        self.pins.spent.remove(&id);
         self.pins.put(id, pin);
         Ok(pin.until)
     }
@@ -110,6 +127,7 @@ impl Registry {
         if std::mem::replace(&mut self.pins.told, until) == until || self.pins.over {
             return;
         }
+        self.expire_pins(now);
         let most = self.view.settings().max_pinned.0.0;
         let pin = Pin::renew(self.pins.pod, ttl, most, now);
         self.pins.pod = Some(pin).filter(|pin| pin.until > now);
@@ -124,6 +142,9 @@ impl Registry {
     pub fn expire_pins(&mut self, now: Instant) {
         self.pins.pod.take_if(|pin| pin.until <= now);
         while let Some((_, id)) = self.pins.ends.first().copied().filter(|(until, _)| *until <= now) {
+            if self.pins.keys.get(&id).is_some_and(|pin| pin.is_spent) {
+                self.pins.spent.insert(id);
+            }
             self.release(id);
         }
     }
@@ -211,6 +232,22 @@ mod tests {
         }
         registry.expire_pins(now);
         assert_eq!(registry.pinned_until(key), None);
+    }
+
+    #[test]
+    fn a_key_that_belongs_elsewhere_is_not_pinned_anew_when_its_time_is_over() {
+        let (mut registry, held) = holding(1);
+        let (key, most) = (&held[0].0, registry.view().settings().max_pinned.0.0);
+        let began = Instant::now();
+        registry.pin(key, most, began).unwrap();
+        let again = began + most;
+        assert_eq!(registry.pin(key, MINUTE, again), Ok(again + MINUTE), "nothing waits for it");
+        registry.pin(key, most, again).unwrap();
+        registry.place(&placement(2, &["b"], &[(1, &["a"])]));
+        assert_eq!(registry.pin(key, MINUTE, again + most), Err(Unpinned::Spent));
+        assert_eq!(registry.evict_next(|_| true), 1);
+        registry.place(&placement(3, &["a"], &[(2, &["b"])]));
+        assert!(registry.pin(key, MINUTE, again + most).is_ok(), "it belongs here again");
     }
 
     #[test]
