@@ -77,6 +77,29 @@ async fn a_stream_of_events_whose_client_does_not_read_is_broken() {
 }
 
 #[tokio::test]
+async fn streams_of_events_are_within_the_pools_limits() {
+    let backend = Backend::start().await;
+    let sidecar = Sidecar::named("only").upstream(backend.address).start().await;
+    let mut plan = Plan::new();
+    plan.placement.settings.limits.connections = 1;
+    plan.hold(&[(0, &sidecar)]);
+    plan.publish(&[&sidecar]).await;
+    let ask = |user| {
+        let accept = "Accept: text/event-stream\r\nAccept-Encoding: gzip";
+        format!("GET /events?user={user} HTTP/1.1\r\nHost: a\r\n{accept}\r\n\r\n")
+    };
+    let mut first = Wire::dial(sidecar.listen).await;
+    first.send(ask("ann")).await;
+    let mut app = backend.accept().await;
+    assert!(!app.head().await.to_ascii_lowercase().contains("accept-encoding"), "it must be readable on its way");
+    app.send(BEGUN).await;
+    first.head().await;
+    let mut second = Wire::dial(sidecar.listen).await;
+    second.send(ask("bob")).await;
+    assert!(second.head().await.starts_with("HTTP/1.1 503 "));
+}
+
+#[tokio::test]
 async fn event_sources_come_back_by_themselves_at_their_keys_new_server() {
     let mut servers = Script::library("server.js", &["eventsource", "a", "b"]);
     let mut sidecars = Vec::new();

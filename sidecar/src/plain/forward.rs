@@ -25,6 +25,9 @@ use crate::sessions::{self, First};
 use crate::sidecar::Sidecar;
 use crate::view::View;
 
+/// The media type of streams of events.
+const EVENT_STREAM: &str = "text/event-stream";
+
 type Outgoing = Either<Incoming, Full<Bytes>>;
 
 /// Connections to the app and to peers for plain HTTP, kept alive.
@@ -119,10 +122,13 @@ impl Passage<'_> {
     async fn ask_app(&self, mut request: Request<Outgoing>, place: Place) -> Response<Body> {
         let Some(app) = self.sidecar.config.upstream else { return refuse(self.sidecar, Refusal::NoHolder) };
         insert(request.headers_mut(), origin::headers_for_app(self.view));
-        let first = self.first(&mut request);
-        if first.is_some()
-            && let Err(refusal) = self.may_begin().await
-        {
+        let first = self.first(&request);
+        let begins = first.is_some() || accepts_events(request.headers());
+        if begins {
+            // Its answer is read on its way.
+            request.headers_mut().remove(header::ACCEPT_ENCODING);
+        }
+        if begins && let Err(refusal) = self.may_begin().await {
             return refuse(self.sidecar, refusal);
         }
         let response = match self.send(&app.to_string(), request).await {
@@ -142,14 +148,12 @@ impl Passage<'_> {
     }
 
     /// The request as one that may begin a session.
-    fn first(&self, request: &mut Request<Outgoing>) -> Option<First> {
+    fn first(&self, request: &Request<Outgoing>) -> Option<First> {
         let target = path_and_query(request.uri()).to_owned();
         let dialect = Dialect::of(self.view.settings().notice.protocol)?;
         if self.key.is_none() || self.view.by_load() || !dialect.may_begin(request.method(), &target) {
             return None;
         }
-        // Its answer is read on its way.
-        request.headers_mut().remove(header::ACCEPT_ENCODING);
         Some(First { dialect, target, headers: request.headers().clone() })
     }
 
@@ -188,12 +192,17 @@ impl Passage<'_> {
     }
 }
 
+/// Whether a request is for a stream of events, as those of an `EventSource` are.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).is_some_and(|kinds| kinds == EVENT_STREAM)
+}
+
 /// Whether an answer is a stream of events that can be followed: nothing else has encoded it.
 fn has_events(response: &Response<Incoming>) -> bool {
     let value = |name| response.headers().get(name).map(HeaderValue::as_bytes).unwrap_or_default();
     let kind = value(header::CONTENT_TYPE).split(|byte| *byte == b';').next().unwrap_or_default();
     let is_plain = value(header::CONTENT_ENCODING).is_empty();
-    response.status() == StatusCode::OK && is_plain && kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    response.status() == StatusCode::OK && is_plain && kind.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
 }
 
 /// Ends a session at the app here; returns what the app answers.

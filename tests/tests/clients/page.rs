@@ -121,8 +121,8 @@ const TAIL: &str = "
   still polls is moved by ending it at its app, as its client would. Without keys (`LeastConnections`) nothing keeps the
   requests of a session together: let such clients use WebSocket alone.
 - A stream of events (`text/event-stream`) is a connection of its key, too. To move it, it is ended after an event; an
-  `EventSource` comes back by itself, some seconds later unless its server says otherwise (`retry:`). One that is compressed
-  cannot be followed: it is passed on, and neither counted nor moved.
+  `EventSource` comes back by itself, some seconds later unless its server says otherwise (`retry:`). Its server is asked
+  not to compress it. One that is compressed all the same is passed on, and neither counted nor moved.
 - SignalR without `withAutomaticReconnect()`, and subscriptions-transport-ws without `reconnect: true`, do not reconnect.
 - A library that is not here, and a browser's plain `WebSocket`, does what the application makes it do.
 ";
