@@ -22,6 +22,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use http_body::Body as _;
+use ring::duration::GoDuration;
 use ring::notice::MessageKind;
 use ring::wire::{Delivered, Peer};
 use serde::Serialize;
@@ -253,9 +254,17 @@ fn checked(key: Result<Path<String>, PathRejection>) -> Result<String, Refusal> 
     Ok(key)
 }
 
-/// The `ttl` in a query.
-fn given_ttl(query: &str) -> Option<&str> {
-    query.split('&').find_map(|pair| pair.strip_prefix("ttl="))
+/// The `ttl` in a query, a second at least; `None` when there is none.
+fn ttl(query: &str, longest: GoDuration) -> Result<Option<Duration>, Refusal> {
+    let Some(given) = query.split('&').find_map(|pair| pair.strip_prefix("ttl=")) else { return Ok(None) };
+    let ttl = given.parse::<GoDuration>().ok().map(|ttl| ttl.0);
+    let allowed = Duration::from_secs(1)..=longest.0;
+    let ttl = ttl.filter(|ttl| allowed.contains(ttl));
+    ttl.map(Some).ok_or_else(|| bad_ttl(&format!("the ttl is {given:?}"), longest))
+}
+
+fn bad_ttl(said: &str, longest: GoDuration) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, "bad-ttl", format!("{said}; write 1s to {longest}"))
 }
 
 /// How a message is sent, by its content type.

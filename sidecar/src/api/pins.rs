@@ -1,16 +1,15 @@
 //! Pins: keys that stay with the app beside this sidecar for a while.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use ring::duration::GoDuration;
 use serde::Serialize;
 
-use super::{checked, given_ttl, openapi};
+use super::{bad_ttl, checked, openapi, ttl};
 use crate::auth::since_1970_ms;
 use crate::problem::Refusal;
 use crate::registry::Unpinned;
@@ -89,7 +88,8 @@ pub(super) async fn put(
     if most.0.is_zero() {
         return Err(conflict("no-pins", "this pool allows no pins: spec.rebalance.maxPinned is 0s"));
     }
-    let ttl = ttl(request.uri().query().unwrap_or_default(), most)?;
+    let given = ttl(request.uri().query().unwrap_or_default(), most)?;
+    let ttl = given.ok_or_else(|| bad_ttl("there is no ttl in the query", most))?;
     let pinned = sidecar.registry().pin(&key, ttl, Instant::now());
     let until = pinned.map_err(|why| match why {
         Unpinned::NotHere => conflict(
@@ -125,12 +125,4 @@ pub(super) async fn delete(
     let key = checked(key)?;
     sidecar.registry().unpin(&key);
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn ttl(query: &str, most: GoDuration) -> Result<Duration, Refusal> {
-    let refuse = |said: String| Refusal(StatusCode::BAD_REQUEST, "bad-ttl", format!("{said}; write 1s to {most}"));
-    let given = given_ttl(query).ok_or_else(|| refuse("there is no ttl in the query".into()))?;
-    let ttl = given.parse::<GoDuration>().ok().map(|ttl| ttl.0);
-    let allowed = Duration::from_secs(1)..=most.0;
-    ttl.filter(|ttl| allowed.contains(ttl)).ok_or_else(|| refuse(format!("the ttl is {given:?}")))
 }

@@ -1,7 +1,6 @@
 //! Sessions, which outlive their key's server.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
@@ -11,7 +10,7 @@ use ring::Version;
 use ring::duration::GoDuration;
 use ring::wire::header::EPOCH;
 
-use super::{checked, given_ttl, openapi, read_body, unsent};
+use super::{checked, openapi, read_body, ttl, unsent};
 use crate::messages;
 use crate::problem::Refusal;
 use crate::redis::session::{self, DEFAULT_TTL, LONGEST_TTL, Session, SessionError};
@@ -72,7 +71,8 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<StatusCode, Refusal> {
     let key = trusted(&sidecar, key)?;
-    let ttl = ttl(request.uri().query().unwrap_or_default())?;
+    let given = ttl(request.uri().query().unwrap_or_default(), GoDuration(LONGEST_TTL))?;
+    let ttl = given.unwrap_or(DEFAULT_TTL);
     let version = version(&sidecar, request.headers())?;
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
@@ -113,15 +113,6 @@ fn trusted(sidecar: &Sidecar, key: Result<Path<String>, PathRejection>) -> Resul
     let key = checked(key)?;
     messages::check_trust(&sidecar.view()).map_err(unsent)?;
     Ok(key)
-}
-
-fn ttl(query: &str) -> Result<Duration, Refusal> {
-    let Some(given) = given_ttl(query) else { return Ok(DEFAULT_TTL) };
-    let ttl = given.parse::<GoDuration>().ok().map(|ttl| ttl.0);
-    ttl.filter(|ttl| (Duration::from_secs(1)..=LONGEST_TTL).contains(ttl)).ok_or_else(|| {
-        let detail = format!("the ttl is {given:?}; write 1s to 720h");
-        Refusal(StatusCode::BAD_REQUEST, "bad-ttl", detail)
-    })
 }
 
 fn version(sidecar: &Sidecar, headers: &HeaderMap) -> Result<Version, Refusal> {
