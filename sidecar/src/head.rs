@@ -21,7 +21,14 @@ pub use self::rewrite::Edit;
 pub(crate) use self::rewrite::is_ours;
 pub(crate) use self::semantics::{lists, parse_length};
 
-/// What a client may take for its first head.
+/// What a peer may add to the fields that a client sent: `X-Forwarded-For` and ours.
+const ADDED_FIELDS: usize = 16;
+/// The same in bytes: the longest key is three times as long when it is percent-encoded.
+const ADDED_BYTES: usize = 4 * 1024;
+/// The most header fields in a request's head.
+pub(crate) const MAX_REQUEST_FIELDS: usize = MAX_FIELDS + ADDED_FIELDS;
+
+/// What a client may take for its first head. A head that a peer passes on may be larger by what the peer added.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
     /// Its size.
@@ -52,14 +59,16 @@ pub struct Upgrade(());
 
 /// Reads the first head of a connection. Bytes behind it are kept in the head.
 pub async fn read_request(stream: &mut (impl AsyncRead + Unpin), limits: HeadLimits) -> Result<RequestHead, HeadError> {
-    let reading = read(stream, Vec::new(), limits.max_bytes, error::foreign_protocol);
+    let reading = read(stream, Vec::new(), limits.max_bytes + ADDED_BYTES, error::foreign_protocol);
     let raw = tokio::time::timeout(limits.timeout, reading).await.map_err(|_| HeadError::Slow)??;
-    RequestHead::parse(raw)
+    let head = RequestHead::parse(raw)?;
+    head.check_size(limits)?;
+    Ok(head)
 }
 
 impl RequestHead {
     fn parse(mut raw: RawHead) -> Result<Self, HeadError> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut headers = [httparse::EMPTY_HEADER; MAX_REQUEST_FIELDS];
         let mut request = httparse::Request::new(&mut headers);
         raw.check_lines()?;
         let status = request.parse(raw.head()).map_err(|error| semantics::parse_error(error, raw.head()))?;
@@ -76,6 +85,19 @@ impl RequestHead {
         let head = Self { raw, method, target, minor };
         semantics::check(&head)?;
         Ok(head)
+    }
+
+    fn check_size(&self, limits: HeadLimits) -> Result<(), HeadError> {
+        if self.headers().any(|(name, _)| is_ours(name)) {
+            return Ok(());
+        }
+        if self.raw.head().len() > limits.max_bytes {
+            return Err(HeadError::TooLarge);
+        }
+        if self.headers().count() > MAX_FIELDS {
+            return Err(Fault::TooManyFields.into());
+        }
+        Ok(())
     }
 
     /// The head of a request that hyper has read, if it is a WebSocket handshake. The case of its headers' names is

@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 use crate::admission::{self, Decision, Refusal};
 use crate::auth::sha256;
 use crate::gateway;
-use crate::head::RequestHead;
+use crate::head::{MAX_REQUEST_FIELDS, RequestHead};
 use crate::identity;
 use crate::key::KeyError;
 use crate::message::{self, Message};
@@ -71,6 +71,7 @@ pub async fn serve(
         .header_read_timeout(std::time::Duration::from_secs(75))
         .preserve_header_case(true)
         .max_buf_size(64 * 1024)
+        .max_headers(MAX_REQUEST_FIELDS)
         .serve_connection(io, service)
         .with_upgrades();
     let served = std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {

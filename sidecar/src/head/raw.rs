@@ -167,15 +167,12 @@ impl RawHead {
 
     /// Finds what a lenient parser would let pass or not tell apart.
     pub(crate) fn check_lines(&self) -> Result<(), Fault> {
-        let mut fields = 0;
         let lines = self.head().split(|byte| *byte == b'\n').skip(1);
         for line in lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).take_while(|line| !line.is_empty()) {
-            fields += 1;
             let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
             match name {
                 [b' ' | b'\t', ..] => return Err(Fault::ObsoleteFold),
                 [.., b' ' | b'\t'] => return Err(Fault::SpaceBeforeColon),
-                _ if fields > MAX_FIELDS => return Err(Fault::TooManyFields),
                 _ => {}
             }
         }

@@ -2,6 +2,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::key::KEY_MAX;
 
 const HANDSHAKE: &str = "GET /chat?user=7 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
                          uPGRADE: WebSocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -214,7 +215,7 @@ async fn a_slow_head_and_an_endless_one_are_refused() {
     let limits = HeadLimits { max_bytes: 1_000, timeout: Duration::from_millis(50) };
     let slow = read_parts(&[b"GET / HTTP/1.1\r\n"], false, limits).await.expect_err("an unfinished head");
     assert_eq!((slow, slow.status().as_u16()), (HeadError::Slow, 408));
-    let endless = "X: ".to_owned() + &"y".repeat(2_000);
+    let endless = "X: ".to_owned() + &"y".repeat(6_000);
     let parts = [&b"GET / HTTP/1.1\r\nHost: a\r\n"[..], endless.as_bytes()];
     let large = read_parts(&parts, false, limits).await.expect_err("too large a head");
     assert_eq!((large, large.status().as_u16()), (HeadError::TooLarge, 431));
@@ -229,6 +230,22 @@ async fn too_many_headers_are_refused() {
     assert!(parse(&fields(MAX_FIELDS - 1)).await.is_ok());
     let error = refusal(&fields(MAX_FIELDS)).await;
     assert_eq!((error, error.status().as_u16()), (Fault::TooManyFields.into(), 431));
+}
+
+#[tokio::test]
+async fn the_largest_heads_of_clients_can_be_passed_to_a_peer() {
+    let added = [("wspool-key", "k".repeat(3 * KEY_MAX)), ("wspool-auth", "a".repeat(100))];
+    let edit = Edit { forwarded_for: "::1".parse().ok(), add: &added };
+    let start = "GET / HTTP/1.1\r\nHost: a\r\n";
+    let many = format!("{start}{}\r\n", "A: b\r\n".repeat(MAX_FIELDS - 1));
+    let long =
+        format!("{start}Cookie: {}\r\n\r\n", "c".repeat(limits().max_bytes - start.len() - "Cookie: ".len() - 4));
+    for head in [many, long] {
+        let passed_on = parse(&head).await.expect("as large as allowed").rewrite(&edit);
+        read_parts(&[&passed_on], true, limits()).await.expect("a peer reads it");
+        let not_ours = String::from_utf8(passed_on).expect("text").replace("wspool-", "x-");
+        assert_eq!(refusal(&not_ours).await.status().as_u16(), 431);
+    }
 }
 
 #[tokio::test]
