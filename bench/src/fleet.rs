@@ -125,6 +125,13 @@ impl Fleet {
         placements.all(|other| version(other) == Some(first.version())).then_some(first)
     }
 
+    /// The newest placement that a sidecar has.
+    pub fn newest(&self) -> Option<Arc<Compiled>> {
+        let members = self.members.borrow();
+        let placements = members.values().filter_map(|member| member.sidecar.view().placement.clone());
+        placements.max_by_key(|placement| placement.version())
+    }
+
     /// What sidecars have now, for complaints.
     pub fn versions(&self) -> BTreeMap<Version, usize> {
         self.members.borrow().values().fold(BTreeMap::new(), |mut versions, member| {

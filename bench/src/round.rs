@@ -55,6 +55,13 @@ struct Phase {
     asked: BTreeMap<Asked, u64>,
 }
 
+/// The way of a placement, from the first sidecar that has it to the last one.
+struct Spread {
+    took: Duration,
+    /// CPU time of all sidecars.
+    fleet: Duration,
+}
+
 /// A pool under measurement.
 struct Round {
     namespace: Namespace,
@@ -109,9 +116,9 @@ impl Round {
         let began = Instant::now();
         self.become_ready().await;
         let ready = Instant::now();
-        self.placed(pods).await;
+        let (_, spread) = self.placed(pods).await;
         let placed = ready.elapsed();
-        let sent = self.placing("forming", &phase);
+        let sent = self.placing("forming", &spread);
         self.told(|status| status.slots as usize == pods && is(status, "Ready", "True")).await;
         let told = ready.elapsed();
         self.when("nothing moves", |fleet| fleet.agreed().is_some_and(|placement| !placement.moving())).await;
@@ -152,9 +159,9 @@ impl Round {
         self.started(pods + 1).await;
         self.become_ready().await;
         let ready = Instant::now();
-        let after = self.placed(pods + 1).await;
+        let (after, spread) = self.placed(pods + 1).await;
         let placed = ready.elapsed();
-        let sent = self.placing("one pod more", &phase);
+        let sent = self.placing("one pod more", &spread);
         let (before_move, began) = (self.usage(), Instant::now());
         let minimum = moved(&before, &after, keys);
         self.when("the move is over", |fleet| {
@@ -190,19 +197,18 @@ impl Round {
     }
 
     /// What it took to give the placement to every sidecar.
-    fn placing(&self, phase: &str, begun: &Begun) -> Vec<Figure> {
-        let fleet = Usage::of(std::process::id()).cpu.saturating_sub(begun.fleet);
+    fn placing(&self, phase: &str, spread: &Spread) -> Vec<Figure> {
         let sent = self.fleet.traffic.take().remove(PLACEMENT);
         let sent = sent.expect("a placement was sent");
         vec![
-            seconds(&format!("{phase}: first sidecar asked to every sidecar having the epoch"), sent.span()),
+            seconds(&format!("{phase}: first sidecar having the epoch to every sidecar having it"), spread.took),
+            seconds(&format!("{phase}: the sidecars' CPU time in that, all on one thread"), spread.fleet),
             count(&format!("{phase}: placements sent"), sent.requests),
             Figure {
                 name: format!("{phase}: size of a placement"),
                 value: float(sent.bytes) / float(sent.requests),
                 unit: Unit::KiB,
             },
-            seconds(&format!("{phase}: the sidecars' CPU time until then, with their clients'"), fleet),
         ]
     }
 
@@ -265,13 +271,17 @@ impl Round {
     }
 
     /// Waits until every sidecar has a placement with so many slots held.
-    async fn placed(&self, slots: usize) -> Compiled {
+    async fn placed(&self, slots: usize) -> (Compiled, Spread) {
+        self.when("a sidecar has the placement", |fleet| fleet.newest().is_some_and(|newest| held(&newest) == slots))
+            .await;
+        let (fleet, began) = (Usage::of(std::process::id()).cpu, Instant::now());
         self.when("every sidecar has the placement", |fleet| {
             fleet.agreed().is_some_and(|placement| held(&placement) == slots)
         })
         .await;
+        let (took, fleet) = (began.elapsed(), Usage::of(std::process::id()).cpu.saturating_sub(fleet));
         let placement = self.fleet.agreed().expect("it has just been there");
-        Compiled::clone(&placement)
+        (Compiled::clone(&placement), Spread { took, fleet })
     }
 
     async fn when(&self, what: &str, holds: impl Fn(&Fleet) -> bool) {
@@ -304,15 +314,13 @@ impl Round {
     fn begin_phase(&mut self) -> Begun {
         self.audit.take();
         self.fleet.traffic.take();
-        Begun { usage: self.usage(), fleet: Usage::of(std::process::id()).cpu, at: Instant::now() }
+        Begun { usage: self.usage(), at: Instant::now() }
     }
 }
 
 /// A phase that has begun.
 struct Begun {
     usage: Usage,
-    /// CPU time that the fleet had used.
-    fleet: Duration,
     at: Instant,
 }
 

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ring::wire::PodPin;
+use ring::wire::{PodPin, Report};
 use ring::{Placement, SlotId, Version};
 use tokio::sync::{mpsc, watch as latest};
 use tokio::task::{JoinError, JoinSet};
@@ -29,8 +29,8 @@ use crate::rebalance::{Action, Event, Machine, Saved, State, TICK};
 use courier::{Answer, Mailbox, Route};
 use health::{Health, Patience};
 
-/// How many ticks pass between two questions while nothing is to be done.
-const IDLE_TICKS: u32 = 4;
+/// How many ticks pass between two questions to a sidecar that nothing waits for.
+const IDLE_TICKS: u64 = 4;
 /// How long passes between two tries to write the state down.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -150,11 +150,13 @@ pub struct Driver<S> {
     born: u64,
     /// What the machine was told of the members last.
     told: (Vec<Member>, usize),
+    /// Where the machine stood when that was said last.
+    stood: (State, Version),
     /// When all members were last looked at between two ticks.
     looked: Option<Instant>,
     couriers: JoinSet<()>,
     control: Control,
-    ticks: u32,
+    ticks: u64,
     input: latest::Receiver<Input>,
     view: latest::Sender<PoolView>,
 }
@@ -182,6 +184,7 @@ impl<S: Store> Driver<S> {
         let pool = input.borrow_and_update().pool.clone();
         let machine = Machine::new(pool, pool_uid, saved);
         let (view, viewed) = latest::channel(machine.view(now));
+        let stood = (machine.state(), machine.version());
         let driver = Self {
             machine,
             store,
@@ -190,6 +193,7 @@ impl<S: Store> Driver<S> {
             tracked: Vec::new(),
             born: 0,
             told: (Vec::new(), 0),
+            stood,
             looked: None,
             couriers: JoinSet::new(),
             control,
@@ -241,14 +245,22 @@ impl<S: Store> Driver<S> {
             self.unsaved = Some(Box::new(self.machine.saved().clone()));
             self.save().await?;
         }
-        self.ticks = self.ticks.wrapping_add(1);
-        let patience = self.patience();
-        let idle = self.machine.state() == State::Stable && self.tracked.iter().all(|t| t.is_well(patience, now));
-        if !idle || self.ticks.is_multiple_of(IDLE_TICKS) {
-            self.tracked.iter().for_each(|tracked| tracked.mailbox.ask());
-        }
+        self.ask(now);
         self.show();
         Ok(())
+    }
+
+    /// Asks those that something waits for, and a part of the others.
+    fn ask(&mut self, now: Instant) {
+        self.ticks = self.ticks.wrapping_add(1);
+        let patience = self.patience();
+        let awaited = self.machine.awaited();
+        for tracked in &self.tracked {
+            let is_awaited = tracked.uid().is_some_and(|uid| awaited.contains(uid));
+            if is_awaited || !tracked.is_well(patience, now) || (self.ticks + tracked.id).is_multiple_of(IDLE_TICKS) {
+                tracked.mailbox.ask();
+            }
+        }
     }
 
     async fn input_changed(&mut self, answers: &mpsc::Sender<Answer>) -> Result<(), DriverError> {
@@ -362,15 +374,23 @@ impl<S: Store> Driver<S> {
             self.tell_members(now).await?;
         }
         match answer.result {
-            Ok(report) => self.step(Event::Report(Box::new(report))).await,
+            Ok(report) => self.hear(report),
             Err(_) => Ok(()),
         }
     }
 
+    /// What a report makes due is done with the next tick.
+    fn hear(&mut self, report: Report) -> Result<(), DriverError> {
+        match self.machine.step(Event::Report(Box::new(report)), Instant::now()).first() {
+            Some(Action::Resign { newer }) => Err(DriverError::Superseded(*newer)),
+            _ => Ok(()),
+        }
+    }
+
     async fn step(&mut self, event: Event) -> Result<(), DriverError> {
-        let (state, version) = (self.machine.state(), self.machine.version());
         let actions = self.machine.step(event, Instant::now());
-        let changed = (state, version) != (self.machine.state(), self.machine.version());
+        let stands = (self.machine.state(), self.machine.version());
+        let changed = std::mem::replace(&mut self.stood, stands) != stands;
         if changed {
             let pool = &self.machine.pool().name;
             tracing::info!(pool, state = ?self.machine.state(), version = %self.machine.version(), "the pool");

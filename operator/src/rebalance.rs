@@ -273,6 +273,29 @@ impl Machine {
         current.chain(self.saved.former_holders()).map(|holder| holder.uid.as_str()).collect()
     }
 
+    /// The sidecars whose reports a move waits for, by UID: those without the placement in force, and those that connections
+    /// go from and to.
+    pub fn awaited(&self) -> HashSet<&str> {
+        if self.moving.is_none() {
+            return HashSet::new();
+        }
+        if self.levels() {
+            return self.answering().collect();
+        }
+        let pending = self.pending_by_slot();
+        let receiving = self.saved.roster.slots.iter().filter(|slot| pending.contains_key(&slot.id));
+        let receiving = receiving.filter_map(|slot| Some(slot.holder.as_ref()?.uid.as_str()));
+        let taking_part = self.answering().filter(|uid| match self.fleet.get(uid) {
+            Some(sidecar) => {
+                let (report, counted) = (&sidecar.report, sidecar.counted());
+                let moves = report.moved_keys + report.in_flight + counted.evicted + counted.returned > 0;
+                moves || !self.has_acknowledged(uid)
+            }
+            None => true,
+        });
+        receiving.chain(taking_part).collect()
+    }
+
     fn hear(&mut self, report: Report, now: Instant) {
         let uid = report.uid.clone();
         if self.fleet.hear(report, &self.saved.baselines, now) {

@@ -5,8 +5,9 @@ pub mod differences;
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv6Addr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
+use self::differences::{Below, Unknown};
 use crate::agreement::AgreementError;
 use crate::rendezvous::MAX_WEIGHT;
 use crate::settings::Settings;
@@ -113,28 +114,51 @@ pub struct Predecessor {
 }
 
 /// A pool's placement.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", from = "Read")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Read")]
 pub struct Placement {
     /// The pool's name, for people.
     pub pool: String,
     /// The pool's UID: a placement of another pool is refused, whatever its version.
     pub pool_uid: String,
     /// Its version.
-    #[serde(flatten)]
     pub version: Version,
     /// Who owns what now.
-    #[serde(flatten)]
     pub table: Table,
     /// Tables under which moved keys may still be held, newest first. Empty when nothing moves.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "differences")]
     pub predecessors: Vec<Predecessor>,
     /// Sidecars of the pool that hold no slot (spares, routers): they hear of drains too.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Holder>,
     /// What the pool's spec tells its sidecars.
-    #[serde(default)]
     pub settings: Settings,
+}
+
+/// A placement as it is written: each predecessor as what differs from the table above it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    pool: &'a str,
+    pool_uid: &'a str,
+    term: u64,
+    epoch: u64,
+    hasher: &'a KeyHasher,
+    slots: &'a [Slot],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predecessors: Option<Below<'a>>,
+    #[serde(skip_serializing_if = "<[Holder]>::is_empty")]
+    others: &'a [Holder],
+    settings: &'a Settings,
+}
+
+impl Serialize for Placement {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Self { pool, pool_uid, version: Version { term, epoch }, table, predecessors, others, settings } = self;
+        let below = Below { above: Some(table), tables: predecessors };
+        let Table { hasher, slots } = table;
+        let predecessors = (!predecessors.is_empty()).then_some(below);
+        let (term, epoch) = (*term, *epoch);
+        Written { pool, pool_uid, term, epoch, hasher, slots, predecessors, others, settings }.serialize(to)
+    }
 }
 
 /// A placement as it is read. What is flattened would be kept twice on its way in: that takes twice the time.
@@ -148,8 +172,8 @@ struct Read {
     #[serde(default)]
     hasher: KeyHasher,
     slots: Vec<Slot>,
-    #[serde(default, with = "differences")]
-    predecessors: Vec<Predecessor>,
+    #[serde(default)]
+    predecessors: Unknown,
     #[serde(default)]
     others: Vec<Holder>,
     #[serde(default)]
@@ -160,6 +184,7 @@ impl From<Read> for Placement {
     fn from(read: Read) -> Self {
         let Read { pool, pool_uid, term, epoch, hasher, slots, predecessors, others, settings } = read;
         let (version, table) = (Version { term, epoch }, Table { hasher, slots });
+        let predecessors = predecessors.below(Some(&table));
         Self { pool, pool_uid, version, table, predecessors, others, settings }
     }
 }

@@ -215,6 +215,16 @@ fn a_placement_reads_what_it_needs_and_supplies_the_rest() {
 }
 
 #[test]
+fn a_predecessor_is_written_as_what_differs_from_the_table_in_force() {
+    let moving = moving(&["a", "b", "c"], &[&["a", "x"], &["y", "x"]]);
+    let written = serde_json::to_value(moving.placement()).expect("it writes");
+    let slots = |table: usize| written["predecessors"][table]["slots"].as_array().map(Vec::len);
+    assert_eq!((slots(0), slots(1)), (Some(1), Some(1)), "{written}");
+    assert_eq!(written["predecessors"][0]["without"], json!([2]));
+    assert_eq!(&serde_json::from_value::<Placement>(written).expect("it reads"), moving.placement());
+}
+
+#[test]
 fn a_placement_without_its_version_or_its_slots_is_refused_by_name() {
     let whole = serde_json::to_value(placement(table(&["a"]))).expect("it writes");
     for field in ["pool", "poolUid", "term", "epoch", "slots"] {

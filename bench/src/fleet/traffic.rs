@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_LENGTH;
@@ -10,21 +9,12 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 /// Requests to one path.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Sent {
     /// How many there were.
     pub requests: u64,
     /// Their bodies, in bytes.
     pub bytes: u64,
-    first: Instant,
-    last: Instant,
-}
-
-impl Sent {
-    /// From the arrival of the first until the last one was answered.
-    pub fn span(&self) -> Duration {
-        self.last - self.first
-    }
 }
 
 /// What has been sent since it was looked at last, by path.
@@ -39,14 +29,13 @@ impl Traffic {
 
     /// Counts a request.
     pub async fn count(State(traffic): State<Self>, request: Request, next: Next) -> Response {
-        let (path, first) = (request.uri().path().to_owned(), Instant::now());
+        let path = request.uri().path().to_owned();
         let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let response = next.run(request).await;
         let mut sent = traffic.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = sent.entry(path).or_insert(Sent { requests: 0, bytes: 0, first, last: first });
+        let sent = sent.entry(path).or_default();
         sent.requests += 1;
         sent.bytes += length.unwrap_or(0_u64);
-        (sent.first, sent.last) = (sent.first.min(first), Instant::now());
         response
     }
 }

@@ -7,6 +7,7 @@ mod scaler;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -45,6 +46,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SERVICES_INTERVAL: Duration = Duration::from_secs(10);
 /// How long routers may take to be ready.
 const ROUTERS_PATIENCE: Duration = Duration::from_secs(60);
+/// Requests that are under way at once, where many objects are written.
+const AT_ONCE: usize = 8;
 /// The longest note that an event may have.
 const LONGEST_NOTE: usize = 1024;
 
@@ -252,18 +255,20 @@ impl Upkeep {
         wanted: BTreeMap<SlotId, Option<SlotAddress>>,
     ) -> Result<(), Trouble> {
         let retired: Vec<SlotId> = there.keys().filter(|slot| !wanted.contains_key(slot)).copied().collect();
-        for (slot, holder) in wanted {
-            let name = self.owner.slot_name(slot);
-            match there.get(&slot) {
-                Some(SlotObjects::Written(written)) if *written == holder => continue,
-                Some(SlotObjects::Written(_)) => {}
-                Some(SlotObjects::Found) | None => {
-                    self.apply_service(&self.owner.slot_service(slot)).await?;
-                }
-            }
-            self.apply(&self.slices, &name, &self.owner.slot_slice(slot, holder.as_ref())).await.map_err(refusal)?;
+        let writes: Vec<_> = wanted
+            .into_iter()
+            .filter_map(|(slot, holder)| match there.get(&slot) {
+                Some(SlotObjects::Written(written)) if *written == holder => None,
+                Some(SlotObjects::Written(_)) => Some(self.write_slot(slot, holder, true)),
+                Some(SlotObjects::Found) | None => Some(self.write_slot(slot, holder, false)),
+            })
+            .collect();
+        let mut writing = stream::iter(writes).buffer_unordered(AT_ONCE);
+        while let Some(written) = writing.next().await {
+            let (slot, holder) = written?;
             there.insert(slot, SlotObjects::Written(holder));
         }
+        drop(writing);
         for slot in retired {
             let name = self.owner.slot_name(slot);
             let params = DeleteParams::default();
@@ -275,6 +280,20 @@ impl Upkeep {
             there.remove(&slot);
         }
         Ok(())
+    }
+
+    async fn write_slot(
+        &self,
+        slot: SlotId,
+        holder: Option<SlotAddress>,
+        has_service: bool,
+    ) -> Result<(SlotId, Option<SlotAddress>), Trouble> {
+        if !has_service {
+            self.apply_service(&self.owner.slot_service(slot)).await?;
+        }
+        let slice = self.owner.slot_slice(slot, holder.as_ref());
+        self.apply(&self.slices, &self.owner.slot_name(slot), &slice).await.map_err(refusal)?;
+        Ok((slot, holder))
     }
 
     /// The slots for which an earlier operator has made objects.
@@ -388,21 +407,33 @@ impl Upkeep {
         let costs = replicas::costs_to_write(pods, view);
         let due: HashSet<&str> = costs.iter().map(|(pod, _)| pod.uid.as_str()).collect();
         self.costs.retain(|uid, _| due.contains(uid.as_str()));
-        for (pod, cost) in costs {
-            if self.costs.get(&pod.uid) == Some(&cost) {
-                continue;
+        let due = costs.into_iter().filter(|(pod, cost)| self.costs.get(&pod.uid) != Some(cost));
+        let writes: Vec<_> = due.map(|(pod, cost)| self.write_cost(pod, cost)).collect();
+        let mut writing = stream::iter(writes).buffer_unordered(AT_ONCE);
+        let mut written = Vec::new();
+        let done = loop {
+            match writing.next().await {
+                Some(Ok(cost)) => written.extend(cost),
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
             }
-            let patch = json!({"metadata": {"uid": pod.uid, "annotations": {DELETION_COST: cost.to_string()}}});
-            let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-            let request = self.pods.patch_metadata(&pod.name, &params, &patch);
-            match self.means.kube.ask("patch", format!("the deletion cost of pod {}", pod.name), request).await {
-                Ok(_) => drop(self.costs.insert(pod.uid.clone(), cost)),
-                // It has gone, and perhaps another one of its name has come.
-                Err(error) if error.is_missing() || error.is_conflict() => {}
-                Err(error) => return Err(error),
-            }
+        };
+        drop(writing);
+        self.costs.extend(written);
+        done
+    }
+
+    /// What was written of which pod, if it is still there.
+    async fn write_cost(&self, pod: &PodFacts, cost: i32) -> Result<Option<(String, i32)>, AskError> {
+        let patch = json!({"metadata": {"uid": pod.uid, "annotations": {DELETION_COST: cost.to_string()}}});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let request = self.pods.patch_metadata(&pod.name, &params, &patch);
+        match self.means.kube.ask("patch", format!("the deletion cost of pod {}", pod.name), request).await {
+            Ok(_) => Ok(Some((pod.uid.clone(), cost))),
+            // It has gone, and perhaps another one of its name has come.
+            Err(error) if error.is_missing() || error.is_conflict() => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// The target's scale, where the pool says how many replicas it wants.

@@ -72,6 +72,11 @@ impl Mailbox {
         self.put(|waiting| waiting.question = true);
     }
 
+    /// A question that came while something was carried has its answer.
+    fn answered(&self) {
+        self.waiting.0.lock().unwrap_or_else(PoisonError::into_inner).question = false;
+    }
+
     /// Ends the courier after what it carries now.
     pub fn close(&self) {
         self.put(|waiting| waiting.closed = true);
@@ -87,6 +92,12 @@ impl Mailbox {
         let mut waiting = self.waiting.0.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = waiting.closed;
         Waiting { closed, ..std::mem::take(&mut *waiting) }
+    }
+
+    /// Takes the question out, if there is one.
+    #[cfg(test)]
+    pub fn take_question(&self) -> bool {
+        std::mem::take(&mut self.waiting.0.lock().unwrap_or_else(PoisonError::into_inner).question)
     }
 
     async fn next(&self) -> Waiting {
@@ -137,6 +148,7 @@ pub async fn serve(route: Route, mailbox: Mailbox, control: Control, answers: mp
         if asks {
             results.push(control.status(&address, uid.as_deref()).await);
         }
+        mailbox.answered();
         for result in results {
             let result = result.and_then(|report| meant(report, uid.as_deref(), &address));
             if let Ok(report) = &result {

@@ -62,17 +62,20 @@ impl Bench {
     /// Every sidecar answers, and has what is in force.
     async fn all_answer(&mut self) {
         for number in 0..self.members {
-            let report = Report {
-                uid: format!("uid-{number}"),
-                started: 1,
-                pool_uid: "pool".to_owned(),
-                version: self.driver.machine.version(),
-                slot: u32::try_from(number).ok().map(SlotId),
-                connections: 100,
-                ..Report::default()
-            };
-            let answer = Answer { member: u64::try_from(number).unwrap() + 1, result: Ok(report) };
+            let answer = Answer { member: u64::try_from(number).unwrap() + 1, result: Ok(self.report(number)) };
             self.driver.answered(answer).await.unwrap();
+        }
+    }
+
+    fn report(&self, number: usize) -> Report {
+        Report {
+            uid: format!("uid-{number}"),
+            started: 1,
+            pool_uid: "pool".to_owned(),
+            version: self.driver.machine.version(),
+            slot: u32::try_from(number).ok().map(SlotId),
+            connections: 100,
+            ..Report::default()
         }
     }
 
@@ -99,6 +102,44 @@ fn entry(number: usize) -> Entry {
         standing: Standing::Present,
         pinned_until: 0,
     }
+}
+
+/// The members whose couriers have a question to carry; it is taken from them.
+fn asked(driver: &Driver<Memory>) -> Vec<usize> {
+    let of = |(number, tracked): (usize, &Tracked)| tracked.mailbox.take_question().then_some(number);
+    driver.tracked.iter().enumerate().filter_map(of).collect()
+}
+
+#[tokio::test]
+async fn in_a_move_those_are_asked_with_every_tick_that_take_part_and_the_others_once_a_second() {
+    let mut bench = Bench::new(FEW, "ConsistentHash").await;
+    bench.tick().await;
+    bench.all_answer().await;
+    bench.input.send_modify(|input| {
+        input.entries.push(entry(FEW));
+        input.desired += 1;
+    });
+    bench.members += 1;
+    while bench.driver.machine.needed().len() < bench.members {
+        bench.all_answer().await;
+        bench.tick().await;
+    }
+    bench.all_answer().await;
+    let mut report = bench.report(7);
+    (report.moved_keys, report.moved, report.moved_to) = (1, 1, [(SlotId(FEW.try_into().unwrap()), 1)].into());
+    bench.driver.answered(Answer { member: 8, result: Ok(report) }).await.unwrap();
+    assert_eq!(bench.driver.machine.state(), State::Evicting);
+    asked(&bench.driver);
+    let mut times = vec![0; bench.members];
+    for _ in 0..IDLE_TICKS {
+        bench.tick().await;
+        for number in asked(&bench.driver) {
+            times[number] += 1;
+        }
+    }
+    let often: Vec<usize> = (0..times.len()).filter(|number| times[*number] == IDLE_TICKS).collect();
+    assert_eq!(often, [7, FEW], "the source and the destination");
+    assert!(times.iter().enumerate().all(|(number, times)| *times == 1 || often.contains(&number)), "{times:?}");
 }
 
 /// The least time that a round took.

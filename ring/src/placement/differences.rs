@@ -29,28 +29,57 @@ struct Written<H, S> {
     without: Option<Vec<SlotId>>,
 }
 
-/// Writes the tables.
-pub fn serialize<S: Serializer>(tables: &[Predecessor], to: S) -> Result<S::Ok, S::Error> {
-    let above = std::iter::once(None).chain(tables.iter().map(Some));
-    to.collect_seq(tables.iter().zip(above).map(|(table, above)| write(table, above.map(|above| &above.table))))
+/// Tables to be written below another one.
+#[derive(Clone, Copy)]
+pub(super) struct Below<'a> {
+    pub above: Option<&'a Table>,
+    pub tables: &'a [Predecessor],
 }
 
-/// Reads the tables.
+impl Serialize for Below<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let above = std::iter::once(self.above).chain(self.tables.iter().map(|table| Some(&table.table)));
+        to.collect_seq(self.tables.iter().zip(above).map(|(table, above)| write(table, above)))
+    }
+}
+
+/// Tables as they were read: they say what differs from one that is still to be read.
+#[derive(Default)]
+pub(super) struct Unknown(Vec<Written<KeyHasher, Slot>>);
+
+impl<'de> Deserialize<'de> for Unknown {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let all = Vec::deserialize(from)?;
+        if all.len() > MOST {
+            return Err(D::Error::custom(format!("{} tables; at most {MOST} are read", all.len())));
+        }
+        Ok(Self(all))
+    }
+}
+
+impl Unknown {
+    pub(super) fn below(self, above: Option<&Table>) -> Vec<Predecessor> {
+        let mut tables: Vec<Predecessor> = Vec::with_capacity(self.0.len());
+        for Written { term, epoch, hasher, slots, without } in self.0 {
+            let above = tables.last().map(|above| &above.table).or(above);
+            let slots = match (without, above) {
+                (Some(without), Some(above)) => change(&above.slots, slots, &without),
+                _ => slots,
+            };
+            tables.push(Predecessor { version: Version { term, epoch }, table: Table { hasher, slots } });
+        }
+        tables
+    }
+}
+
+/// Writes tables, the first of them whole.
+pub fn serialize<S: Serializer>(tables: &[Predecessor], to: S) -> Result<S::Ok, S::Error> {
+    Below { above: None, tables }.serialize(to)
+}
+
+/// Reads tables of which the first is whole.
 pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Predecessor>, D::Error> {
-    let all = Vec::<Written<KeyHasher, Slot>>::deserialize(from)?;
-    if all.len() > MOST {
-        return Err(D::Error::custom(format!("{} tables; at most {MOST} are read", all.len())));
-    }
-    let mut tables: Vec<Predecessor> = Vec::new();
-    for written in all {
-        let Written { term, epoch, hasher, slots, without } = written;
-        let slots = match (without, tables.last()) {
-            (Some(without), Some(above)) => change(&above.table.slots, slots, &without),
-            _ => slots,
-        };
-        tables.push(Predecessor { version: Version { term, epoch }, table: Table { hasher, slots } });
-    }
-    Ok(tables)
+    Ok(Unknown::deserialize(from)?.below(None))
 }
 
 fn write<'a>(predecessor: &'a Predecessor, above: Option<&Table>) -> Written<&'a KeyHasher, &'a Slot> {
