@@ -1,4 +1,4 @@
-//! The look-up of one key, and the re-evaluation of 100,000 held keys.
+//! The look-up of one key, the re-evaluation of 100,000 held keys, and the way in of a placement.
 //!
 //! Goals: a look-up in at most 20 ns among 10 slots and 300 ns among 200; at most 0.5 ms to re-evaluate 100,000 held keys
 //! when one slot is added.
@@ -8,8 +8,9 @@ use std::hint::black_box;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ring::agreement::{Agreement, HashKey};
 use ring::delta::Delta;
+use ring::placement::{Predecessor, Table};
 use ring::rendezvous::Rendezvous;
-use ring::{Holder, KeyHash, KeyHasher, Owners, Slot, SlotId};
+use ring::{Holder, KeyHash, KeyHasher, Owners, Placement, Slot, SlotId, Version};
 
 const HELD: u32 = 100_000;
 
@@ -92,5 +93,41 @@ fn re_evaluate(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, look_up, look_up_as_ingresses, hash, re_evaluate);
+/// A placement in which the last of so many slots is new.
+fn grown(slots: u32) -> Placement {
+    let pod = |id: u32| Holder {
+        name: format!("chat-6d4b75cb6d-{id:05}"),
+        uid: format!("3f0e1c52-7a64-4a0e-9d6b-{id:012}"),
+        address: format!("10.0.{}.{}:7480", id / 250, id % 250),
+    };
+    let table = |slots| Table {
+        slots: (0..slots).map(|id| Slot { id: SlotId(id), weight: 1, holder: Some(pod(id).into()) }).collect(),
+        ..Table::default()
+    };
+    let version = |epoch| Version { term: 1, epoch };
+    let before = Predecessor { version: version(1), table: table(slots - 1) };
+    Placement {
+        pool_uid: "pool".into(),
+        version: version(2),
+        table: table(slots),
+        predecessors: vec![before],
+        ..Placement::default()
+    }
+}
+
+fn take_in(c: &mut Criterion) {
+    let mut group = c.benchmark_group("take_in");
+    for n in [10, 1_000, 5_000] {
+        let written = serde_json::to_vec(&grown(n)).expect("a placement can be written");
+        group.bench_function(BenchmarkId::new("read", n), |b| {
+            b.iter(|| serde_json::from_slice::<Placement>(black_box(&written)).expect("it can be read"));
+        });
+        group.bench_function(BenchmarkId::new("compile", n), |b| {
+            b.iter_batched(|| grown(n), |placement| placement.compile().expect("it is right"), BatchSize::LargeInput);
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, take_in, look_up, look_up_as_ingresses, hash, re_evaluate);
 criterion_main!(benches);
