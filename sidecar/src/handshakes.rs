@@ -8,9 +8,9 @@ use tokio::sync::Mutex;
 /// The longest that a handshake waits for its turn. Clients give up on a handshake after 10 s and more; this leaves the
 /// app time to answer.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(8);
-/// The share of a second's handshakes that pass at once after a pause: a fiftieth. So no tenth of a second sees more than
-/// 1.2 times the limit.
-const BURST: u32 = 50;
+/// The share of a second's handshakes that pass at once after a pause: a hundredth. So no tenth of a second sees more than
+/// 1.1 times the limit, and the app no more than 1.2 times, when what is under way bunches by up to 10 ms.
+const BURST: u32 = 100;
 
 /// Gives out turns in the order in which they are asked for.
 #[derive(Debug, Default)]
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_tenth_of_a_second_sees_more_than_a_fifth_above_the_limit_after_a_pause_or_a_stall_either() {
+    fn no_tenth_of_a_second_sees_more_than_a_tenth_above_the_limit_after_a_pause_or_a_stall_either() {
         for per_second in [50, 100, 500] {
             let (mut pace, start) = (Pace::default(), Instant::now());
             let turns = 2 * per_second as usize;
@@ -116,7 +116,7 @@ mod tests {
                 passed.iter().filter(|at| *at >= first && **at < *first + Duration::from_millis(100)).count()
             };
             let peak = passed.iter().map(within).max().unwrap();
-            assert!(peak * 50 <= per_second as usize * 6, "{peak} within 100 ms at {per_second} a second");
+            assert!(peak * 100 <= per_second as usize * 11, "{peak} within 100 ms at {per_second} a second");
         }
     }
 
