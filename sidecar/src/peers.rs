@@ -17,7 +17,8 @@ use ring::claim::ClaimAnswer;
 use ring::wire::{Claim, Connected, Delivered, Draining, Peer, Whereabouts, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -54,6 +55,8 @@ pub const BROADCASTS: &str = "/.wspool/v1/broadcasts";
 pub const CONNECTIONS: &str = "/.wspool/v1/connections";
 /// The path of questions whether a session is held, on a peer's client port.
 pub const SESSIONS: &str = "/.wspool/v1/sessions";
+/// What `connect` says of a connection that is being set up (`EINPROGRESS`).
+const IN_PROGRESS: i32 = 115;
 const LARGEST_ANSWER: usize = 64 * 1024;
 /// How many messages one peer is given at a time: as many connections are kept to it.
 const AT_ONCE: usize = 256;
@@ -301,15 +304,48 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, PeerError> {
     serde_json::from_slice(body).map_err(|error| PeerError::Unreachable(format!("unreadable answer: {error}")))
 }
 
-/// Connects to an app or a peer. On loopback nobody can vanish without a word.
-pub async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+/// Connects to a peer.
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    if address.ip().is_loopback() {
-        stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    if is_local(&socket, address) {
+        socket.set_tcp_nodelay(true)?;
     } else {
-        tune(&(&stream).into())?;
+        tune(&socket)?;
     }
     Ok(stream)
+}
+
+/// Connects to an app, and says the first words.
+///
+/// On this machine a connection is there as soon as it is asked for, so the words go at once: nothing waits until it is
+/// writable, and the app finds them when it finds the connection.
+pub async fn call(address: SocketAddr, words: &[u8]) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    // What ends the TCP handshake is not sent by itself, but with the words.
+    socket.set_tcp_quickack(false)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(IN_PROGRESS) => return Err(error),
+        _ => {}
+    }
+    let sent = match socket.send(words) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+        sent => sent?,
+    };
+    let mut stream = TcpStream::from_std(socket.into())?;
+    stream.write_all(&words[sent..]).await?;
+    let socket = SockRef::from(&stream);
+    if !is_local(&socket, address) {
+        tune(&socket)?;
+    }
+    Ok(stream)
+}
+
+/// Whether the other end is on this machine, where nobody can vanish without a word.
+fn is_local(socket: &SockRef<'_>, other: SocketAddr) -> bool {
+    let own = || socket.local_addr().ok()?.as_socket();
+    other.ip().is_loopback() || own().is_some_and(|own| own.ip() == other.ip())
 }
 
 /// No Nagle delay, and whoever is dead is noticed after 60 s (keepalive 30 s + 3 probes of 10 s; unacknowledged data

@@ -18,25 +18,36 @@ use crate::{buffer, plain, upgrade};
 
 /// How long to wait when accepting fails, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long after a connection has come memory is released.
+/// How many connections are accepted before those that were get their turn. More at once would go through their handshakes
+/// in step: the app has nothing to do while all wait for it, and then everything.
+const ACCEPTED_AT_ONCE: u32 = 16;
+/// Memory is released when no connection has come for so long.
 const RELEASE_PAUSE: Duration = Duration::from_millis(250);
+/// How many of these pauses it waits at most: connections may come all the time.
+const RELEASE_PAUSES: u32 = 8;
 
-/// Accepts until `stop` turns true; then ends every connection that is left. `release_memory` is called some time after
-/// connections have come: their handshakes needed more than they do.
+/// Accepts until `stop` turns true; then ends every connection that is left. `release_memory` is called when connections
+/// have come: their handshakes needed more than they do.
 pub async fn run(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn(), stop: watch::Receiver<bool>) {
     LocalSet::new().run_until(accept(sidecar, listener, release_memory, stop)).await;
 }
 
 async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn(), mut stop: watch::Receiver<bool>) {
-    let mut release = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
-    let mut owes_release = false;
+    let mut pause = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    // How many have come since the pause began; how many pauses memory has waited for, while it waits.
+    let (mut come, mut waited) = (0_u32, None);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
                     spawn_local(serve(Arc::clone(&sidecar), stream, remote));
-                    if !std::mem::replace(&mut owes_release, true) {
-                        release.as_mut().reset(tokio::time::Instant::now() + RELEASE_PAUSE);
+                    come = come.wrapping_add(1);
+                    if waited.is_none() {
+                        waited = Some(0);
+                        pause.as_mut().reset(tokio::time::Instant::now() + RELEASE_PAUSE);
+                    }
+                    if come.is_multiple_of(ACCEPTED_AT_ONCE) {
+                        tokio::task::yield_now().await;
                     }
                 }
                 Err(error) => {
@@ -45,9 +56,13 @@ async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            () = release.as_mut(), if owes_release => {
-                release_memory();
-                owes_release = false;
+            () = pause.as_mut(), if waited.is_some() => {
+                waited = waited.filter(|waited| come > 0 && *waited < RELEASE_PAUSES).map(|waited| waited + 1);
+                match waited {
+                    Some(_) => pause.as_mut().reset(tokio::time::Instant::now() + RELEASE_PAUSE),
+                    None => release_memory(),
+                }
+                come = 0;
             }
             _ = stop.wait_for(|stop| *stop) => return,
         }
@@ -91,7 +106,8 @@ async fn begin(sidecar: Arc<Sidecar>, mut stream: TcpStream, remote: SocketAddr)
     let error = match head::read_request(&mut stream, HeadLimits::default()).await {
         Err(error) => error,
         Ok(head) => match head.upgrade() {
-            None => return plain::serve(sidecar, stream, remote, head).await,
+            // Boxed, or every handshake would have room for it.
+            None => return Box::pin(plain::serve(sidecar, stream, remote, head)).await,
             Some(Ok(_)) => return upgrade::serve(sidecar, stream, remote, head).await,
             Some(Err(error)) => error,
         },

@@ -338,10 +338,10 @@ impl<'a> Handshake<'a> {
     /// Passes the handshake to the app here.
     async fn ask_app(&self, head: &RequestHead, place: Place) -> Result<(Reached, ResponseHead), Failure> {
         let Some(address) = self.sidecar.config.upstream else { return Err(Failure::Refused(Refusal::NoHolder)) };
-        let (mut app, began) = self.dial_app(address).await?;
-        let metrics = &self.sidecar.metrics;
         let edit = Edit { forwarded_for: self.forwarded_for, add: &origin::headers_for_app(&self.view) };
-        let response = exchange(&mut app, &head.rewrite(&edit)).await.inspect_err(|_| {
+        let (mut app, began) = self.call_app(address, &head.rewrite(&edit)).await?;
+        let metrics = &self.sidecar.metrics;
+        let response = answer(&mut app).await.inspect_err(|_| {
             metrics.failed.inc();
         })?;
         if response.status() == SWITCHING {
@@ -353,9 +353,9 @@ impl<'a> Handshake<'a> {
         Ok((Reached::App(app, place), response))
     }
 
-    /// Connects to the app; says when that began. In a pool one that is restarting is waited for. Each try takes a turn of its
-    /// own: otherwise all that have waited would meet the app at once when it is back.
-    async fn dial_app(&self, address: SocketAddr) -> Result<(TcpStream, Instant), Failure> {
+    /// Connects to the app with a handshake's head; says when that began. In a pool one that is restarting is waited for.
+    /// Each try takes a turn of its own: otherwise all that have waited would meet the app at once when it is back.
+    async fn call_app(&self, address: SocketAddr, head: &[u8]) -> Result<(TcpStream, Instant), Failure> {
         let per_second = self.view.settings().limits.handshakes_per_second;
         let in_pool = self.view.placement.is_some();
         let until = Instant::now() + if in_pool { APP_PATIENCE } else { Duration::ZERO };
@@ -364,7 +364,7 @@ impl<'a> Handshake<'a> {
             let turn = self.sidecar.turnstile.pass(per_second).await;
             turn.map_err(|_| Failure::Refused(Refusal::QueueFull))?;
             let began = Instant::now();
-            let error = match tokio::time::timeout(DIAL_TIMEOUT, peers::connect(address)).await {
+            let error = match tokio::time::timeout(DIAL_TIMEOUT, peers::call(address, head)).await {
                 Ok(Ok(stream)) => return Ok((stream, began)),
                 Ok(Err(error)) => error,
                 Err(_) => std::io::ErrorKind::TimedOut.into(),
@@ -450,6 +450,10 @@ fn redirected(response: &ResponseHead) -> Asked {
 
 async fn exchange(stream: &mut TcpStream, head: &[u8]) -> Result<ResponseHead, Failure> {
     stream.write_all(head).await.map_err(|error| Failure::BadGateway(error.to_string()))?;
+    answer(stream).await
+}
+
+async fn answer(stream: &mut TcpStream) -> Result<ResponseHead, Failure> {
     let response = response::read_response(stream, RESPONSE_TIMEOUT).await;
     response.map_err(|error| Failure::BadGateway(error.to_string()))
 }

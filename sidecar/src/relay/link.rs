@@ -164,10 +164,10 @@ impl Link {
         self.active.store(clock::ticks(), Ordering::Relaxed);
     }
 
-    /// Data frames have begun, the longest with a payload of this size.
+    /// In what has just moved, data frames have begun, the longest with a payload of this size.
     pub fn hear(&self, longest: Option<u8>) {
         if longest.is_some_and(|longest| longest > self.heartbeat || self.heartbeat == 0) {
-            self.spoke.store(clock::ticks(), Ordering::Relaxed);
+            self.spoke.store(self.active.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
