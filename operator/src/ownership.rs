@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use ring::{KeyHasher, Owners, SlotId};
 
@@ -57,7 +58,9 @@ impl Ownership {
         // Holders are known by name here: nothing has asked their sidecars for UIDs.
         let mut roster = roster.clone();
         for slot in &mut roster.slots {
-            slot.holder.iter_mut().for_each(|holder| holder.uid.clone_from(&holder.name));
+            for holder in slot.holder.iter_mut().map(Arc::make_mut) {
+                holder.uid.clone_from(&holder.name);
+            }
         }
         let members_now: Vec<Member> = listed.into_iter().map(ready).collect();
         let roster = planner::plan(&roster, &members_now, desired, Scope::Whole);

@@ -16,6 +16,7 @@
 //! are retired from the highest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use ring::{Holder, Slot, SlotId};
 use serde::{Deserialize, Serialize};
@@ -126,9 +127,9 @@ impl Member {
         matches!(self.state, MemberState::Leaving { .. })
     }
 
-    pub(crate) fn holder(&self) -> Option<Holder> {
+    pub(crate) fn holder(&self) -> Option<Arc<Holder>> {
         let uid = self.uid.clone()?;
-        Some(Holder { name: self.name.clone(), uid, address: self.address.clone() })
+        Some(Arc::new(Holder { name: self.name.clone(), uid, address: self.address.clone() }))
     }
 }
 

@@ -269,7 +269,7 @@ impl Machine {
 
     /// The sidecars that a placement leads to, or did while their keys move, by UID.
     pub fn needed(&self) -> HashSet<&str> {
-        let current = self.saved.roster.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        let current = self.saved.roster.slots.iter().filter_map(|slot| slot.holder.as_deref());
         current.chain(self.saved.former_holders()).map(|holder| holder.uid.as_str()).collect()
     }
 

@@ -49,7 +49,7 @@ fn look_up_as_ingresses(c: &mut Criterion) {
         let users: Vec<_> = (0..HELD).map(|user| hasher.hash(format!("user-{user}").as_bytes())).collect();
         for n in [10, 200] {
             let holder = |n| Holder { name: String::new(), uid: String::new(), address: format!("10.0.0.{n}:7480") };
-            let slot = |n| Slot { id: SlotId(n), weight: 1, holder: Some(holder(n)) };
+            let slot = |n| Slot { id: SlotId(n), weight: 1, holder: Some(holder(n).into()) };
             let ring = Owners::new(&hasher, &(0..n).map(slot).collect::<Vec<_>>());
             let mut keys = users.iter().cycle();
             group.bench_function(BenchmarkId::new(name, n), |b| {

@@ -4,6 +4,7 @@ pub mod differences;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -78,7 +79,9 @@ pub struct Slot {
     pub weight: u8,
     /// The pod that holds it. A slot without one owns nothing: its keys belong to their next-best slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holder: Option<Holder>,
+    ///
+    /// Shared: a placement lists the same pods in each of its tables.
+    pub holder: Option<Arc<Holder>>,
 }
 
 fn one() -> u8 {
@@ -231,7 +234,7 @@ pub struct Compiled {
 struct CompiledTable {
     hasher: KeyHasher,
     owners: Owners,
-    holders: BTreeMap<SlotId, Holder>,
+    holders: BTreeMap<SlotId, Arc<Holder>>,
 }
 
 impl Placement {
@@ -271,11 +274,12 @@ impl Holder {
 
 impl CompiledTable {
     fn new(table: &Table) -> Result<Self, PlacementError> {
-        let mut ids = HashSet::with_capacity(table.slots.len());
+        let ascending = table.slots.is_sorted_by(|one, next| one.id < next.id);
+        let mut ids = HashSet::new();
         let mut uids = HashSet::with_capacity(table.slots.len());
         let mut holders = Vec::with_capacity(table.slots.len());
         for slot in &table.slots {
-            if !ids.insert(slot.id) {
+            if !ascending && !ids.insert(slot.id) {
                 return Err(PlacementError::DuplicateSlot(slot.id));
             }
             if !(1..=MAX_WEIGHT).contains(&slot.weight) {
@@ -286,7 +290,7 @@ impl CompiledTable {
                 return Err(PlacementError::DuplicateHolder(holder.name.clone()));
             }
             holder.check()?;
-            holders.push((slot.id, holder.clone()));
+            holders.push((slot.id, Arc::clone(holder)));
         }
         if let KeyHasher::Agreed(agreement) = &table.hasher {
             agreement.check(table.slots.iter().map(|slot| slot.weight))?;
@@ -296,7 +300,11 @@ impl CompiledTable {
     }
 
     fn owner(&self, key: KeyHash) -> Option<&Holder> {
-        self.holders.get(&self.owners.owner(key)?)
+        self.holder(self.owners.owner(key)?)
+    }
+
+    fn holder(&self, slot: SlotId) -> Option<&Holder> {
+        self.holders.get(&slot).map(Arc::as_ref)
     }
 }
 
@@ -323,12 +331,12 @@ impl Compiled {
 
     /// Who holds a slot now.
     pub fn holder(&self, slot: SlotId) -> Option<&Holder> {
-        self.current.holders.get(&slot)
+        self.current.holder(slot)
     }
 
     /// All holders now.
     pub fn holders(&self) -> impl Iterator<Item = &Holder> {
-        self.current.holders.values()
+        self.current.holders.values().map(Arc::as_ref)
     }
 
     /// The slot that a pod holds now.

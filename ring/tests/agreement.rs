@@ -20,7 +20,7 @@ fn slot(id: u32, weight: u8, address: &str) -> Slot {
     Slot {
         id: SlotId(id),
         weight,
-        holder: Some(Holder { name: format!("h{id}"), uid: format!("u{id}"), address: address.to_owned() }),
+        holder: Some(Holder { name: format!("h{id}"), uid: format!("u{id}"), address: address.to_owned() }.into()),
     }
 }
 

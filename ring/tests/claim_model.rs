@@ -496,7 +496,7 @@ impl State {
 /// One slot is enough: the key moves when its holder changes.
 fn slot_of(owner: Server) -> Slot {
     let holder = Holder { name: owner.name(), uid: owner.name(), address: format!("{}:7480", owner.name()) };
-    Slot { id: SlotId(0), weight: 1, holder: Some(holder) }
+    Slot { id: SlotId(0), weight: 1, holder: Some(holder.into()) }
 }
 
 fn version(index: usize) -> Version {

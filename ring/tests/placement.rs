@@ -16,7 +16,7 @@ fn holder(name: &str) -> Holder {
 }
 
 fn slot(id: u32, name: &str) -> Slot {
-    Slot { id: SlotId(id), weight: 1, holder: (!name.is_empty()).then(|| holder(name)) }
+    Slot { id: SlotId(id), weight: 1, holder: (!name.is_empty()).then(|| holder(name).into()) }
 }
 
 /// A table with these holders; no name means no holder.
@@ -93,7 +93,8 @@ fn an_address_that_cannot_be_dialled_is_refused_wherever_it_stands() {
     {
         let wrong = Holder { address: address.into(), ..holder("a") };
         let refused = PlacementError::Address("a".into(), address.into());
-        let held = Table { slots: vec![Slot { holder: Some(wrong.clone()), ..slot(0, "") }], ..Table::default() };
+        let held =
+            Table { slots: vec![Slot { holder: Some(wrong.clone().into()), ..slot(0, "") }], ..Table::default() };
         assert_eq!(refusal(placement(held)), refused);
         assert_eq!(refusal(Placement { others: vec![wrong], ..placement(table(&["b"])) }), refused);
     }
@@ -250,7 +251,10 @@ fn tables() -> impl Strategy<Value = Table> {
         "[0-9a-f]{32}".prop_map(|text| KeyHasher::SipHash24(text.try_into().expect("32 digits"))),
     ];
     (hasher, slots).prop_map(|(hasher, slots)| {
-        let slots = slots.into_iter().map(|(id, weight, holder)| Slot { id: SlotId(id), weight, holder }).collect();
+        let slots = slots
+            .into_iter()
+            .map(|(id, weight, holder)| Slot { id: SlotId(id), weight, holder: holder.map(Into::into) })
+            .collect();
         Table { hasher, slots }
     })
 }

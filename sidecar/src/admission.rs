@@ -223,7 +223,7 @@ pub fn balance(sidecar: &Arc<Sidecar>, view: &View, passed_over: &[String]) -> D
         !view.draining.contains(uid) && !passed_over.contains(uid) && !sidecar.peers.is_suspect(uid)
     };
     let slots = placement.placement().table.slots.iter();
-    let able = slots.filter(|slot| slot.holder.as_ref().is_some_and(is_able));
+    let able = slots.filter(|slot| slot.holder.as_deref().is_some_and(is_able));
     let able: Vec<_> = able.map(|slot| (slot.id, slot.weight)).collect();
     let below = |below| rand::random_range(0..below);
     let chosen = sidecar.tally().choose(&able, placement.version(), Instant::now(), below);

@@ -111,7 +111,7 @@ impl View {
     pub fn peers(&self) -> Vec<Peer> {
         let Some(placement) = self.placement.as_deref() else { return Vec::new() };
         let placement = placement.placement();
-        let holders = placement.table.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        let holders = placement.table.slots.iter().filter_map(|slot| slot.holder.as_deref());
         let all = holders.chain(&placement.others);
         all.filter(|holder| holder.uid != self.me.uid).map(peer).collect()
     }

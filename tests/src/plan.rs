@@ -35,7 +35,8 @@ impl Plan {
 
     /// The next epoch: these sidecars hold these slots. What was in force becomes a predecessor.
     pub fn hold(&mut self, slots: &[(u32, &Sidecar)]) {
-        let slot = |(id, sidecar): &(u32, &Sidecar)| Slot { id: SlotId(*id), weight: 1, holder: Some(holder(sidecar)) };
+        let slot =
+            |(id, sidecar): &(u32, &Sidecar)| Slot { id: SlotId(*id), weight: 1, holder: Some(holder(sidecar).into()) };
         let table = Table { slots: slots.iter().map(slot).collect(), ..Table::default() };
         let version = self.placement.version;
         let before = std::mem::replace(&mut self.placement.table, table);

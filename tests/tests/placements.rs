@@ -1,5 +1,7 @@
 //! Which placements a sidecar takes, from whom, and how long it keeps them.
 
+use std::sync::Arc;
+
 use harness::http::Answer;
 use harness::wait::equal;
 use harness::{App, Client, Guestbook, Plan, Sidecar, until};
@@ -46,7 +48,8 @@ async fn a_placement_that_cannot_be_used_is_refused_with_a_sentence_and_changes_
     let mut two_slots = next();
     two_slots.table.slots.push(two_slots.table.slots[0].clone());
     let mut bad_address = next();
-    bad_address.table.slots[0].holder.as_mut().expect("a holder").address = "somewhere".into();
+    let holder = bad_address.table.slots[0].holder.as_mut().expect("a holder");
+    Arc::make_mut(holder).address = "somewhere".into();
     let mut bad_key = next();
     bad_key.settings.key.from = vec![KeySource::Path("/rooms".into())];
     let cases = [

@@ -268,7 +268,7 @@ mod tests {
         for epoch in 0..=MAX_PREDECESSORS {
             // A new pod takes the place of an old one.
             pods[epoch] = pod(10_000);
-            let slot = |(id, pod): (u32, &Holder)| Slot { id: SlotId(id), weight: 1, holder: Some(pod.clone()) };
+            let slot = |(id, pod): (u32, &Holder)| Slot { id: SlotId(id), weight: 1, holder: Some(pod.clone().into()) };
             let table = Table { slots: (0..).zip(&pods).map(slot).collect(), ..Table::default() };
             tables.push_front(Predecessor { version: Version { term: 1, epoch: epoch as u64 }, table });
         }

@@ -244,7 +244,7 @@ fn ring_of(roster: &Roster) -> Rendezvous {
 fn owners(roster: &Roster, keys: &[ring::KeyHash]) -> Vec<Option<(SlotId, String)>> {
     let ring = ring_of(roster);
     let holder = |id| roster.slots.iter().find(|slot| slot.id == id).and_then(|slot| slot.holder.clone());
-    keys.iter().map(|key| ring.owner(*key).and_then(|id| Some((id, holder(id)?.uid)))).collect()
+    keys.iter().map(|key| ring.owner(*key).and_then(|id| Some((id, holder(id)?.uid.clone())))).collect()
 }
 
 /// One thing that happens to a pool; numbers choose a member.

@@ -72,7 +72,7 @@ mod tests {
 
     fn table(holders: &[&str]) -> Table {
         let holder = |uid: &&str| Holder { name: (*uid).into(), uid: (*uid).into(), address: "127.0.0.1:1".into() };
-        let slot = |(id, uid)| Slot { id: SlotId(id), weight: 1, holder: Some(holder(uid)) };
+        let slot = |(id, uid)| Slot { id: SlotId(id), weight: 1, holder: Some(holder(uid).into()) };
         Table { slots: (0..).zip(holders).map(slot).collect(), ..Table::default() }
     }
 

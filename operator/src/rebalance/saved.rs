@@ -50,6 +50,6 @@ impl Saved {
 
     pub(super) fn former_holders(&self) -> impl Iterator<Item = &Holder> {
         let tables = self.predecessors.iter().chain(&self.absences);
-        tables.flat_map(|predecessor| &predecessor.table.slots).filter_map(|slot| slot.holder.as_ref())
+        tables.flat_map(|predecessor| &predecessor.table.slots).filter_map(|slot| slot.holder.as_deref())
     }
 }

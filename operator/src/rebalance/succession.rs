@@ -66,7 +66,7 @@ mod tests {
 
     fn table(holders: &[(u32, &str)]) -> Table {
         let holder = |uid: &str| Holder { name: uid.into(), uid: uid.into(), address: "127.0.0.1:1".into() };
-        let slot = |&(id, uid): &(u32, &str)| Slot { id: SlotId(id), weight: 1, holder: Some(holder(uid)) };
+        let slot = |&(id, uid): &(u32, &str)| Slot { id: SlotId(id), weight: 1, holder: Some(holder(uid).into()) };
         Table { hasher: KeyHasher::Xxh64, slots: holders.iter().map(slot).collect() }
     }
 

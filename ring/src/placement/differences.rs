@@ -96,12 +96,19 @@ fn write<'a>(predecessor: &'a Predecessor, above: Option<&Table>) -> Written<&'a
 }
 
 fn change(above: &[Slot], other: Vec<Slot>, without: &[SlotId]) -> Vec<Slot> {
-    let mut slots: BTreeMap<SlotId, Slot> = above.iter().map(|slot| (slot.id, slot.clone())).collect();
-    for id in without {
-        slots.remove(id);
-    }
-    slots.extend(other.into_iter().map(|slot| (slot.id, slot)));
-    slots.into_values().collect()
+    let without: BTreeSet<SlotId> = without.iter().copied().collect();
+    let mut slots: Vec<Slot> = above.iter().filter(|slot| !without.contains(&slot.id)).cloned().collect();
+    slots.extend(other);
+    // Two ascending runs, which is what the sort looks for. Of two that share an id the later one counts.
+    slots.sort_by_key(|slot| slot.id);
+    slots.dedup_by(|later, earlier| {
+        let same = later.id == earlier.id;
+        if same {
+            std::mem::swap(later, earlier);
+        }
+        same
+    });
+    slots
 }
 
 fn is_ascending(table: &Table) -> bool {
@@ -121,7 +128,7 @@ mod tests {
     fn table(epoch: u64, slots: &[(u32, u8)]) -> Predecessor {
         let holder = |pod: u8| {
             let uid = format!("pod-{pod}");
-            (pod > 0).then(|| Holder { name: uid.clone(), uid, address: format!("10.0.0.{pod}:7480") })
+            (pod > 0).then(|| Holder { name: uid.clone(), uid, address: format!("10.0.0.{pod}:7480") }.into())
         };
         let slots = slots.iter().map(|(id, pod)| Slot { id: SlotId(*id), weight: 1, holder: holder(*pod) }).collect();
         Predecessor { version: Version { term: 1, epoch }, table: Table { slots, ..Table::default() } }

@@ -12,7 +12,7 @@ fn table(holders: &[&str]) -> Table {
     let slots = holders.iter().enumerate().map(|(id, uid)| Slot {
         id: SlotId(u32::try_from(id).unwrap()),
         weight: 1,
-        holder: Some(Holder { name: (*uid).into(), uid: (*uid).into(), address: format!("{uid}:1") }),
+        holder: Some(Holder { name: (*uid).into(), uid: (*uid).into(), address: format!("{uid}:1") }.into()),
     });
     Table { slots: slots.collect(), ..Table::default() }
 }

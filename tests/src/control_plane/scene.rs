@@ -155,7 +155,7 @@ impl Owners {
     pub fn by(slots: impl Iterator<Item = (SlotId, Option<String>)>) -> Self {
         let slot = |(id, name): (SlotId, Option<String>)| {
             let holder = name.map(|name| Holder { uid: name.clone(), name, address: "127.0.0.1:1".into() });
-            Slot { id, weight: 1, holder }
+            Slot { id, weight: 1, holder: holder.map(Into::into) }
         };
         let mut placement = Placement { pool_uid: "any".into(), ..Placement::default() };
         placement.table.slots = slots.map(slot).collect();
