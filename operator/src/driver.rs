@@ -505,6 +505,7 @@ impl Tracked {
             role: self.entry.role,
             ordinal: self.entry.ordinal,
             state: self.health.state(patience, now),
+            silent: self.health.is_silent(),
         }
     }
 

@@ -103,6 +103,7 @@ fn ready(listed: Listed) -> Member {
         role: listed.role,
         ordinal: None,
         state: MemberState::Ready,
+        silent: false,
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Member {
     pub ordinal: Option<SlotId>,
     /// How it is.
     pub state: MemberState,
+    /// Whether its sidecar has not answered when it was asked last, however the member is.
+    pub silent: bool,
 }
 
 /// What a member does.

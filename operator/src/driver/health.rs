@@ -14,7 +14,8 @@ pub struct Health {
     /// Its UID, once its sidecar has reported.
     pub uid: Option<String>,
     connections: u64,
-    reached: bool,
+    /// It has not answered when it was asked last.
+    silent: bool,
     /// Since when its control port has refused connections.
     refused: Option<Instant>,
     /// Since when it has been leaving.
@@ -41,7 +42,7 @@ impl Health {
     pub fn heard(&mut self, report: &Report, now: Instant) {
         self.uid = Some(report.uid.clone());
         self.connections = report.connections;
-        self.reached = true;
+        self.silent = false;
         self.refused = None;
         self.draining = report.draining;
         self.retired = report.retired;
@@ -52,11 +53,11 @@ impl Health {
     pub fn failed(&mut self, error: &ControlError, now: Instant) {
         match error {
             ControlError::Refused { .. } => {
-                self.reached = false;
+                self.silent = true;
                 self.refused.get_or_insert(now);
             }
             ControlError::Unreachable { .. } | ControlError::Timeout { .. } => {
-                self.reached = false;
+                self.silent = true;
                 self.refused = None;
             }
             ControlError::Denied { .. } | ControlError::Malformed { .. } | ControlError::Unsigned { .. } => {}
@@ -72,6 +73,11 @@ impl Health {
     /// Whether its source no longer lists it.
     pub fn is_unlisted(&self) -> bool {
         self.standing.is_none()
+    }
+
+    /// Whether its sidecar has not answered when it was asked last.
+    pub fn is_silent(&self) -> bool {
+        self.silent
     }
 
     fn note_leaving(&mut self, now: Instant) {
@@ -98,7 +104,7 @@ impl Health {
                 MemberState::Leaving { overdue: now >= since + wait }
             }
             None if !known || (self.standing == Some(Standing::Starting) && !self.retired) => MemberState::Starting,
-            None if self.reached => MemberState::Ready,
+            None if !self.silent => MemberState::Ready,
             None => MemberState::Unreachable,
         }
     }
@@ -106,7 +112,7 @@ impl Health {
     /// Whether nothing more is expected of a member that the file no longer lists. `needed` says that the placement still
     /// leads there: a connection may come yet.
     pub fn is_over(&self, patience: Patience, needed: bool, now: Instant) -> bool {
-        let empty = self.reached && self.connections == 0 && !needed;
+        let empty = !self.silent && self.connections == 0 && !needed;
         self.is_unlisted() && (empty || self.state(patience, now) == MemberState::Dead)
     }
 }

@@ -17,6 +17,7 @@ fn member(name: &str, state: MemberState) -> Member {
         role: Role::App,
         ordinal: None,
         state,
+        silent: false,
     }
 }
 

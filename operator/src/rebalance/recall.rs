@@ -1,6 +1,6 @@
 //! Bringing home what went elsewhere while a slot's holder was out of reach.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use ring::SlotId;
@@ -57,10 +57,12 @@ impl Machine {
     }
 
     pub(super) fn note_absences(&mut self, now: Instant) {
+        // A member that leaves may have died before: then its keys went elsewhere, too.
+        let silent = self.members.iter().filter(|member| member.silent && member.state != MemberState::Dead);
+        let silent: HashSet<&str> = silent.filter_map(|member| member.uid.as_deref()).collect();
         let slots = self.saved.roster.slots.iter();
-        let silent = slots.filter(|slot| {
-            slot.holder.as_ref().is_some_and(|holder| self.state_of(&holder.uid) == MemberState::Unreachable)
-        });
+        let silent =
+            slots.filter(|slot| slot.holder.as_ref().is_some_and(|holder| silent.contains(holder.uid.as_str())));
         let silent: Vec<(SlotId, Instant)> = silent.map(|slot| (slot.id, now)).collect();
         self.absent.extend(silent);
         self.absent.retain(|_, last| now < *last + STILL_AVOIDED);

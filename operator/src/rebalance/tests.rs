@@ -303,6 +303,30 @@ fn connections_that_fell_back_are_moved_home_and_their_return_is_seen() {
 }
 
 #[test]
+fn what_fell_back_from_a_node_that_died_is_claimed_by_the_successor_of_its_pod_however_late_that_comes() {
+    let mut sim = Sim::new(3, 600, 43);
+    let dead = sim.members[0].uid.clone().unwrap();
+    sim.hang(0, true);
+    // Their connections are gone with the node, and they come back at once, to their next-best slots.
+    let back = Some(sim.now + STEP);
+    for client in sim.clients.iter_mut().filter(|client| client.at == At::Sidecar(dead.clone())) {
+        client.at = At::Away { back, from: None };
+    }
+    sim.run(5 * SECOND);
+    // The pod is evicted from the node, which nobody tells.
+    sim.leave(0);
+    sim.run(13 * SECOND);
+    sim.join("m3");
+    while sim.evicted() == 0 || sim.machine.view(sim.now).moving.in_flight > 0 {
+        sim.run(STEP);
+    }
+    sim.run(20 * SECOND);
+    let moved = sim.machine.view(sim.now).moving;
+    assert!(sim.evicted() > 150, "{} came home", sim.evicted());
+    assert_eq!((moved.returned, moved.lost), (sim.evicted(), 0));
+}
+
+#[test]
 fn a_process_that_restarts_in_mid_move_gets_its_clients_back() {
     let mut sim = Sim::new(2, 600, 42);
     sim.desired = 3;

@@ -158,6 +158,7 @@ impl Sim {
             role: Role::App,
             ordinal: None,
             state: MemberState::Ready,
+            silent: false,
         });
         self.tell_members();
     }
@@ -192,12 +193,16 @@ impl Sim {
     }
 
     pub(crate) fn hang(&mut self, index: usize, hangs: bool) {
-        let Some(member) = self.members.get(index) else { return };
-        if matches!(member.state, MemberState::Ready | MemberState::Unreachable) {
-            let uid = member.uid.clone().unwrap();
-            self.sidecars.get_mut(&uid).unwrap().hangs = hangs;
-            self.set(index, if hangs { MemberState::Unreachable } else { MemberState::Ready });
-        }
+        let Some(member) = self.members.get_mut(index) else { return };
+        let state = match member.state {
+            MemberState::Ready | MemberState::Unreachable if hangs => MemberState::Unreachable,
+            MemberState::Ready | MemberState::Unreachable => MemberState::Ready,
+            leaving @ MemberState::Leaving { .. } => leaving,
+            MemberState::Starting | MemberState::Dead => return,
+        };
+        member.silent = hangs;
+        self.sidecars.get_mut(member.uid.as_ref().unwrap()).unwrap().hangs = hangs;
+        self.set(index, state);
     }
 
     pub(crate) fn set(&mut self, index: usize, state: MemberState) {
