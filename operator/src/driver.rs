@@ -87,7 +87,10 @@ pub enum Standing {
     /// It may serve.
     Present,
     /// It is going away.
-    Leaving,
+    Leaving {
+        /// How long it may take to end.
+        grace: Duration,
+    },
 }
 
 /// What becomes of a member that is listed no more.

@@ -502,9 +502,13 @@ impl Machine {
         self.members.iter().filter(|m| m.state != MemberState::Dead).filter_map(|m| m.uid.as_deref())
     }
 
-    /// Members that answer, by UID.
+    /// Members that answer, by UID. One that leaves may have ended.
     fn answering(&self) -> impl Iterator<Item = &str> {
-        let answers = |m: &&Member| matches!(m.state, MemberState::Ready | MemberState::Leaving { .. });
+        let answers = |m: &&Member| match m.state {
+            MemberState::Ready => true,
+            MemberState::Leaving { .. } => !m.silent,
+            _ => false,
+        };
         self.members.iter().filter(answers).filter_map(|member| member.uid.as_deref())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -23,6 +24,8 @@ pub const PINNED_UNTIL: &str = "wspool.dev/pinned-until";
 const ORDINAL: &str = "apps.kubernetes.io/pod-index";
 /// Pods of one owner and of different templates differ in this label.
 const REVISION: &str = "controller-revision-hash";
+/// How long pods may take to end where nobody says it.
+const GRACE_SECONDS: i64 = 30;
 
 /// A pod, as far as its pool is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +114,7 @@ impl PodFacts {
                 labels: pod.labels().clone(),
                 ports: ports.filter_map(|port| Some((port.name.clone()?, port.container_port))).collect(),
             }),
-            grace_seconds: spec.termination_grace_period_seconds.unwrap_or(30),
+            grace_seconds: spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS),
             cost: pod.annotations().get(DELETION_COST).cloned(),
             pinned_until: pod.annotations().get(PINNED_UNTIL).map_or(Some(0), |time| since_1970_ms(time)),
             revision: format!("{owner}/{}", label(REVISION).map_or("", String::as_str)),
@@ -154,7 +157,10 @@ fn standing(pod: &Pod) -> Option<Standing> {
         return None;
     }
     if pod.metadata.deletion_timestamp.is_some() {
-        return Some(Standing::Leaving);
+        // Who deletes it may give it another time than its template does.
+        let deleted = pod.metadata.deletion_grace_period_seconds;
+        let grace = deleted.or_else(|| pod.spec.as_ref()?.termination_grace_period_seconds).unwrap_or(GRACE_SECONDS);
+        return Some(Standing::Leaving { grace: Duration::from_secs(grace.try_into().unwrap_or(0)) });
     }
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
@@ -225,13 +231,26 @@ pub(crate) mod tests {
         assert_eq!(self::facts("chat-a", |_| {}).pinned_until, Some(0));
     }
 
+    fn leaving(seconds: u64) -> Standing {
+        Standing::Leaving { grace: Duration::from_secs(seconds) }
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_with_another_grace_period_has_that() {
+        let deleted = |pod: &mut Value| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(7);
+        };
+        assert_eq!(facts("chat-a", deleted).standing, Some(leaving(7)));
+    }
+
     #[test]
     fn what_a_pod_goes_through_is_told_apart() {
         type Change = fn(&mut Value);
         let cases: [(Change, Option<Standing>); 6] = [
             (|pod| pod["status"]["conditions"][0]["status"] = json!("False"), Some(Standing::Starting)),
             (|pod| pod["status"] = json!({"phase": "Pending"}), Some(Standing::Starting)),
-            (|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"), Some(Standing::Leaving)),
+            (|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"), Some(leaving(90))),
             (|pod| pod["status"]["phase"] = json!("Failed"), None),
             (|pod| pod["status"]["phase"] = json!("Succeeded"), None),
             (|_| {}, Some(Standing::Present)),

@@ -32,7 +32,10 @@ pub fn step(wanted: Option<u32>, desired: u32, view: &PoolView, pods: &[PodFacts
     if wanted >= desired {
         return if wanted > desired { Step::Set(wanted) } else { Step::Keep };
     }
-    let pods = pods.iter().filter(|pod| pod.role == Role::App && pod.standing.is_some());
+    let members = by_uid(view);
+    // The object of a pod whose node is gone may stay for long.
+    let has_ended = |pod: &PodFacts| !pod.stays() && members.get(pod.uid.as_str()).is_some_and(|member| member.dead);
+    let pods = pods.iter().filter(|pod| pod.role == Role::App && pod.standing.is_some() && !has_ended(pod));
     if is_rolling(pods.clone()) {
         return Step::Wait("the target is rolling out");
     }
@@ -47,7 +50,6 @@ pub fn step(wanted: Option<u32>, desired: u32, view: &PoolView, pods: &[PodFacts
     if !retired || view.state != State::Stable {
         return Step::Wait("connections move away from the pods that go");
     }
-    let members = by_uid(view);
     let is_empty = |member: &MemberView| member.slot.is_none() && member.connections.is_none_or(|held| held == 0);
     let emptied = pods.clone().filter(|pod| members.get(pod.uid.as_str()).copied().is_none_or(is_empty)).count();
     if u32::try_from(emptied).is_ok_and(|emptied| emptied < desired - wanted) {
@@ -91,12 +93,17 @@ fn by_uid(view: &PoolView) -> HashMap<&str, &MemberView> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use ring::SlotId;
     use serde_json::json;
 
     use super::super::pod::tests::facts;
     use super::super::status::tests::{slot, view};
     use super::*;
+    use crate::driver::Standing;
+
+    const LEAVING: Option<Standing> = Some(Standing::Leaving { grace: Duration::ZERO });
 
     /// Ready pods `0..n` of which the first ones hold slots, with costs to match.
     fn pool(n: u32, slots: u32) -> (Vec<PodFacts>, PoolView) {
@@ -114,6 +121,7 @@ mod tests {
             uid: Some(pod.uid.clone()),
             slot: (index < slots).then_some(SlotId(index)),
             ready: true,
+            dead: false,
             connections: Some(if index < slots { 100 } else { 0 }),
             pinned: 0,
         };
@@ -148,13 +156,22 @@ mod tests {
             |pods, _| pods[2].cost = None,
             |pods, _| pods[0].revision = "new".into(),
             |pods, _| drop(pods.pop()),
-            |pods, _| pods[1].standing = Some(crate::driver::Standing::Leaving),
+            |pods, _| pods[1].standing = LEAVING,
         ];
         for (index, change) in early.into_iter().enumerate() {
             let (mut pods, mut view) = pool(3, 2);
             change(&mut pods, &mut view);
             assert!(matches!(step(Some(2), 3, &view, &pods), Step::Wait(_)), "case {index}");
         }
+    }
+
+    #[test]
+    fn a_shrink_does_not_wait_for_a_pod_whose_node_is_gone() {
+        let (mut pods, mut view) = pool(4, 2);
+        pods[3].standing = LEAVING;
+        assert!(matches!(step(Some(2), 3, &view, &pods), Step::Wait(_)));
+        view.members[3].dead = true;
+        assert_eq!(step(Some(2), 3, &view, &pods), Step::Set(2));
     }
 
     #[test]
@@ -176,7 +193,7 @@ mod tests {
         let mut pinned = view.clone();
         (pinned.members[1].pinned, pinned.members[2].pinned) = (1, 1);
         assert_eq!(costs(&pods, &pinned), [0, PINNED - 1, PINNED / 2], "pinned ones last");
-        pods[0].standing = Some(crate::driver::Standing::Leaving);
+        pods[0].standing = LEAVING;
         pods[1].ordinal = Some(1);
         assert_eq!(costs(&pods, &view), [SPARE]);
     }

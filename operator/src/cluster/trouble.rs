@@ -219,6 +219,7 @@ mod tests {
                 uid: None,
                 slot: None,
                 ready: true,
+                dead: false,
                 connections: Some(connections),
                 pinned: 0,
             };

@@ -8,6 +8,9 @@ use super::Standing;
 use crate::control::ControlError;
 use crate::planner::MemberState;
 
+/// How long after its grace period the processes of a pod may still be there.
+const KILLED: Duration = Duration::from_secs(10);
+
 /// What is known of one member.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
@@ -20,6 +23,8 @@ pub struct Health {
     refused: Option<Instant>,
     /// Since when it has been leaving.
     leaving: Option<Instant>,
+    /// Since when its source has listed it as going away.
+    deleted: Option<Instant>,
     draining: bool,
     /// It has lost its slot, and says that it is not ready for that reason alone.
     retired: bool,
@@ -67,6 +72,10 @@ impl Health {
     /// How its source lists it, if it still does.
     pub fn listed(&mut self, standing: Option<Standing>, now: Instant) {
         self.standing = standing;
+        match standing {
+            Some(Standing::Leaving { .. }) => self.deleted = self.deleted.or(Some(now)),
+            _ => self.deleted = None,
+        }
         self.note_leaving(now);
     }
 
@@ -81,7 +90,7 @@ impl Health {
     }
 
     fn note_leaving(&mut self, now: Instant) {
-        if self.draining || matches!(self.standing, None | Some(Standing::Leaving)) {
+        if self.draining || matches!(self.standing, None | Some(Standing::Leaving { .. })) {
             self.leaving.get_or_insert(now);
         } else {
             self.leaving = None;
@@ -97,9 +106,12 @@ impl Health {
         if known && self.refused.is_some_and(|since| now >= since + patience.settle) {
             return MemberState::Dead;
         }
+        if self.is_past_its_end(now) {
+            return MemberState::Dead;
+        }
         match self.leaving {
             Some(since) => {
-                let goes = matches!(self.standing, None | Some(Standing::Leaving));
+                let goes = matches!(self.standing, None | Some(Standing::Leaving { .. }));
                 let wait = if goes { patience.handover } else { patience.settle.min(patience.handover) };
                 MemberState::Leaving { overdue: now >= since + wait }
             }
@@ -107,6 +119,12 @@ impl Health {
             None if !self.silent => MemberState::Ready,
             None => MemberState::Unreachable,
         }
+    }
+
+    /// Whether it should have ended, and does not answer: its node is gone, and its object stays until somebody removes that.
+    fn is_past_its_end(&self, now: Instant) -> bool {
+        let Some((Standing::Leaving { grace }, since)) = self.standing.zip(self.deleted) else { return false };
+        self.silent && now >= since + grace + KILLED
     }
 
     /// Whether nothing more is expected of a member that the file no longer lists. `needed` says that the placement still
@@ -122,6 +140,8 @@ mod tests {
     use super::*;
 
     const PATIENCE: Patience = Patience { settle: Duration::from_secs(5), handover: Duration::from_secs(30) };
+
+    const LEAVING: Option<Standing> = Some(Standing::Leaving { grace: Duration::from_secs(60) });
 
     fn refused() -> ControlError {
         ControlError::Refused { address: "a:1".into() }
@@ -157,7 +177,7 @@ mod tests {
         assert_eq!(health.state(PATIENCE, now), MemberState::Starting);
         health.listed(Some(Standing::Present), now);
         assert_eq!(health.state(PATIENCE, now), MemberState::Ready);
-        health.listed(Some(Standing::Leaving), now);
+        health.listed(LEAVING, now);
         assert_eq!(health.state(PATIENCE, now), MemberState::Leaving { overdue: false });
     }
 
@@ -173,7 +193,7 @@ mod tests {
     fn a_pod_that_leaves_before_its_sidecar_was_heard_is_not_taken_for_one_that_starts() {
         let now = Instant::now();
         let mut health = Health::default();
-        health.listed(Some(Standing::Leaving), now);
+        health.listed(LEAVING, now);
         assert_eq!(health.state(PATIENCE, now), MemberState::Leaving { overdue: false });
     }
 
@@ -201,10 +221,27 @@ mod tests {
         unlisted.listed(None, now);
         // Its sidecar was heard before its source.
         let mut leaves = restarts.clone();
-        leaves.listed(Some(Standing::Leaving), now + seconds(1));
+        leaves.listed(LEAVING, now + seconds(1));
         for (health, wait) in [(restarts, 5), (unlisted, 30), (leaves, 30)] {
             assert_eq!(health.state(PATIENCE, now + seconds(wait - 1)), MemberState::Leaving { overdue: false });
             assert_eq!(health.state(PATIENCE, now + seconds(wait)), MemberState::Leaving { overdue: true });
+        }
+    }
+
+    #[test]
+    fn a_pod_that_should_have_ended_and_is_silent_is_dead_also_when_nobody_has_heard_it() {
+        let now = Instant::now();
+        let mut heard = present();
+        heard.heard(&reported(9, false), now);
+        for mut health in [heard, Health::default()] {
+            health.listed(LEAVING, now);
+            assert_eq!(health.state(PATIENCE, now + seconds(500)), MemberState::Leaving { overdue: true });
+            health.failed(&ControlError::Timeout { address: "a:1".into() }, now + seconds(5));
+            health.listed(LEAVING, now + seconds(69));
+            assert_eq!(health.state(PATIENCE, now + seconds(69)), MemberState::Leaving { overdue: true });
+            assert_eq!(health.state(PATIENCE, now + seconds(70)), MemberState::Dead);
+            health.heard(&reported(9, false), now + seconds(71));
+            assert_eq!(health.state(PATIENCE, now + seconds(71)), MemberState::Leaving { overdue: true });
         }
     }
 

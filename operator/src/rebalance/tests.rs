@@ -324,6 +324,9 @@ fn what_fell_back_from_a_node_that_died_is_claimed_by_the_successor_of_its_pod_h
     let moved = sim.machine.view(sim.now).moving;
     assert!(sim.evicted() > 150, "{} came home", sim.evicted());
     assert_eq!((moved.returned, moved.lost), (sim.evicted(), 0));
+    assert_eq!(sim.machine.state(), State::Evicting, "the dead pod is not waited for until it has the placement");
+    sim.set(0, MemberState::Dead);
+    sim.settle_down();
 }
 
 #[test]

@@ -91,6 +91,9 @@ pub struct MemberView {
     pub slot: Option<SlotId>,
     /// Whether it is ready.
     pub ready: bool,
+    /// Whether it is dead: it holds nothing, whatever it said last.
+    #[serde(skip)]
+    pub dead: bool,
     /// Connections held there; `None` while its sidecar has not been heard.
     pub connections: Option<u64>,
     /// Of these, the ones that stay for a pin.
@@ -252,6 +255,7 @@ impl Machine {
                 uid: member.uid.clone(),
                 slot: uid.and_then(|uid| holders.get(uid).copied()),
                 ready: member.state == MemberState::Ready,
+                dead: member.state == MemberState::Dead,
                 connections: report.map(|report| report.connections),
                 pinned: report.map_or(0, |report| report.pinned),
             }
@@ -362,7 +366,8 @@ impl Machine {
         }
         let dead = named(MemberState::Dead);
         if !dead.is_empty() {
-            return condition("MembersDead", format!("{} refused connections for too long", dead.join(", ")));
+            let message = "refused connections for too long, or should have ended and do not answer";
+            return condition("MembersDead", format!("{} {message}", dead.join(", ")));
         }
         ConditionView { kind: "Degraded", status: false, reason: "AsExpected", message: String::new() }
     }
