@@ -80,7 +80,6 @@ impl Metrics {
         let label = PoolLabel { namespace: view.namespace.clone(), pool: view.name.clone() };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         for (gauge, value) in [
-            (&self.connections, view.connections),
             (&self.slots, count(view.slots.len())),
             (&self.ready, count(view.slots.iter().filter(|slot| slot.ready).count())),
             (&self.term, view.term),
@@ -94,6 +93,10 @@ impl Metrics {
         ] {
             gauge.get_or_create(&label).set(value);
         }
+        // Whoever scales by it must not take a part of the connections for all of them.
+        if view.counted {
+            self.connections.get_or_create(&label).set(view.connections);
+        }
         for condition in &view.conditions {
             let label = ConditionLabel {
                 namespace: view.namespace.clone(),
@@ -106,6 +109,34 @@ impl Metrics {
             // Sidecars count; what they counted is passed on.
             let label = BreakLabel { namespace: view.namespace.clone(), pool: view.name.clone(), cause: cause.name() };
             self.breaks.get_or_create(&label).inner().store(*count, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::pool::{WebSocketPool, check};
+    use crate::rebalance::Machine;
+
+    #[test]
+    fn a_pool_whose_connections_are_not_all_counted_has_no_figure_of_them() {
+        let yaml = "{apiVersion: wspool.dev/v1alpha1, kind: WebSocketPool, metadata: {name: chat}, \
+                    spec: {key: {from: [{query: user}]}}}";
+        let pool = check::check(&WebSocketPool::from_yaml(yaml).unwrap(), None).unwrap();
+        let mut view = Machine::new(pool, "pool-uid", None).view(Instant::now());
+        for (counted, connections) in [(false, 0), (true, 1_200), (false, 400)] {
+            (view.counted, view.connections) = (counted, connections);
+            let mut registry = Registry::default();
+            Metrics::register(&mut registry).observe(&view);
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let figure = text.lines().find(|line| line.starts_with("wspool_pool_connections{"));
+            let figure = figure.and_then(|line| line.rsplit(' ').next());
+            assert_eq!(figure, counted.then_some("1200"));
+            assert!(text.contains("wspool_pool_slots{"), "the others are there: {text}");
         }
     }
 }
