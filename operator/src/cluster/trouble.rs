@@ -2,6 +2,7 @@
 //! to do.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -21,6 +22,8 @@ pub const NO_MEMBERS: &str = "NoMembers";
 
 /// How many pods a sentence names.
 const NAMED: usize = 3;
+/// A drain evicts nobody in the last part of its time: as `MARGIN` in the sidecar.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
 /// What is wrong with the pods. `image` is what new pods get as their sidecar's, where this operator injects it.
 pub fn of_pods(pool: &CheckedPool, pods: &[PodFacts], image: Option<&str>) -> Vec<Trouble> {
@@ -104,13 +107,13 @@ pub fn of_load(limits: Limits, drain: Drain, view: &PoolView) -> Option<Trouble>
         return None;
     }
     let drain = drain.timeout;
-    let apps = view.slots.iter().filter(|slot| slot.ready).count().saturating_sub(1);
-    let most = per_second * drain.0.as_secs() * u64::try_from(apps).unwrap_or(u64::MAX).max(1);
+    // In a rollout one pod takes all of it over.
+    let most = per_second * drain.0.saturating_sub(DRAIN_MARGIN).as_secs();
     let over = view.members.iter().find(|member| member.connections.is_some_and(|held| held > most))?;
     let held = over.connections.unwrap_or_default();
     let sentence = format!(
-        "{} holds {held} connections, and in {drain} the others accept at most {most}: raise spec.drain.timeout, or \
-         spec.limits.handshakesPerSecond",
+        "{} holds {held} connections, and in {drain} a pod that takes its place accepts at most {most}: raise \
+         spec.drain.timeout, or spec.limits.handshakesPerSecond",
         over.name
     );
     Some(("DrainTooLong", sentence))
@@ -133,7 +136,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::pod::tests::facts;
-    use super::super::status::tests::view;
+    use super::super::status::tests::{slot, view};
     use super::*;
     use crate::pool::{WebSocketPool, check};
     use crate::rebalance::view::MemberView;
@@ -227,7 +230,16 @@ mod tests {
             view
         };
         let of_load = |view: &PoolView| of_load(pool().settings.limits, pool().settings.drain, view);
-        assert_eq!(of_load(&holds(600)), None);
-        assert_eq!(of_load(&holds(601)).unwrap().0, "DrainTooLong");
+        assert_eq!(of_load(&holds(550)), None);
+        let mut three_slots = holds(551);
+        three_slots.slots = (0..3).map(|id| slot(id, &format!("chat-{id}"))).collect();
+        for view in [holds(551), three_slots] {
+            let (reason, sentence) = of_load(&view).expect("its successor alone takes it over");
+            assert_eq!(reason, "DrainTooLong");
+            assert!(
+                sentence.starts_with("chat-a holds 551 connections, and in 1m a pod that takes its place"),
+                "{sentence}"
+            );
+        }
     }
 }
