@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, REDIRECTS, Refusal};
+use crate::handshakes::Sent;
 use crate::head::{Edit, RequestHead};
 use crate::held::Held;
 use crate::key::KeyError;
@@ -339,13 +340,14 @@ impl<'a> Handshake<'a> {
     async fn ask_app(&self, head: &RequestHead, place: Place) -> Result<(Reached, ResponseHead), Failure> {
         let Some(address) = self.sidecar.config.upstream else { return Err(Failure::Refused(Refusal::NoHolder)) };
         let edit = Edit { forwarded_for: self.forwarded_for, add: &origin::headers_for_app(&self.view) };
-        let (mut app, began) = self.call_app(address, &head.rewrite(&edit)).await?;
+        let (mut app, sent) = self.call_app(address, &head.rewrite(&edit)).await?;
         let metrics = &self.sidecar.metrics;
         let response = answer(&mut app).await.inspect_err(|_| {
             metrics.failed.inc();
         })?;
+        let took = sent.answered();
         if response.status() == SWITCHING {
-            metrics.handshake(began.elapsed());
+            metrics.handshake(took);
         } else if response.status().is_server_error() {
             metrics.failed.inc();
         }
@@ -353,9 +355,9 @@ impl<'a> Handshake<'a> {
         Ok((Reached::App(app, place), response))
     }
 
-    /// Connects to the app with a handshake's head; says when that began. In a pool one that is restarting is waited for.
-    /// Each try takes a turn of its own: otherwise all that have waited would meet the app at once when it is back.
-    async fn call_app(&self, address: SocketAddr, head: &[u8]) -> Result<(TcpStream, Instant), Failure> {
+    /// Connects to the app with a handshake's head. In a pool one that is restarting is waited for. Each try takes a turn of
+    /// its own: otherwise all that have waited would meet the app at once when it is back.
+    async fn call_app(&self, address: SocketAddr, head: &[u8]) -> Result<(TcpStream, Sent<'_>), Failure> {
         let per_second = self.view.settings().limits.handshakes_per_second;
         let in_pool = self.view.placement.is_some();
         let until = Instant::now() + if in_pool { APP_PATIENCE } else { Duration::ZERO };
@@ -363,12 +365,13 @@ impl<'a> Handshake<'a> {
         loop {
             let turn = self.sidecar.turnstile.pass(per_second).await;
             turn.map_err(|_| Failure::Refused(Refusal::QueueFull))?;
-            let began = Instant::now();
+            let sent = self.sidecar.turnstile.sent(per_second);
             let error = match tokio::time::timeout(DIAL_TIMEOUT, peers::call(address, head)).await {
-                Ok(Ok(stream)) => return Ok((stream, began)),
+                Ok(Ok(stream)) => return Ok((stream, sent)),
                 Ok(Err(error)) => error,
                 Err(_) => std::io::ErrorKind::TimedOut.into(),
             };
+            drop(sent);
             if Instant::now() + pause > until {
                 self.sidecar.metrics.failed.inc();
                 tracing::debug!(%address, %error, "the app cannot be reached");

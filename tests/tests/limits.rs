@@ -5,6 +5,7 @@ use std::time::Duration;
 use harness::wait::{equal, within};
 use harness::{App, Client, Crowd, Guestbook, Plan, Sidecar, until};
 use ring::settings::{Limits, Missing, Settings};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -210,6 +211,54 @@ async fn those_who_have_waited_for_an_app_reach_it_at_the_rate_when_it_is_back()
     let span = RATE as usize * 2;
     let crowded = visits.windows(span + 1).any(|few| few[span].entered - few[0].entered < Duration::from_secs(1));
     assert!(!crowded, "more than {span} handshakes reached the app within a second");
+}
+
+#[tokio::test]
+async fn an_app_that_stands_still_for_a_moment_does_not_meet_at_once_who_came_meanwhile() {
+    const RATE: u32 = 100;
+    const STILL: Duration = Duration::from_millis(300);
+    let book = Guestbook::default();
+    let (tell, address) = oneshot::channel();
+    let (stand_still, told) = oneshot::channel::<()>();
+    let (end, ended) = oneshot::channel::<()>();
+    let visitors = book.clone();
+    // A thread of its own, as the event loop of an app is.
+    let app = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let app = App::start("server", &visitors).await;
+            tell.send(app.address).expect("the test waits");
+            told.await.expect("it is told");
+            #[expect(clippy::disallowed_methods, reason = "an app whose thread stands still")]
+            std::thread::sleep(STILL);
+            ended.await.expect_err("the sender is dropped");
+        });
+    });
+    let sidecar = Sidecar::named("sidecar").upstream(address.await.expect("its address")).start().await;
+    let mut plan = Plan::with(limits(Limits { handshakes_per_second: RATE, ..Limits::default() }));
+    plan.hold(&[(0, &sidecar)]);
+    plan.publish(&[&sidecar]).await;
+    let mut crowd = Crowd::default();
+    for number in 0..200 {
+        crowd.join(&format!("user-{number}"), &[sidecar.listen]);
+    }
+    until("some are there", async || {
+        let there = book.count_at("server");
+        if there >= 40 { Ok(()) } else { Err(format!("{there} are")) }
+    })
+    .await;
+    stand_still.send(()).expect("the app is there");
+    until("all are there", async || equal(&book.count_at("server"), &200)).await;
+    let visits = book.visits();
+    let stood = visits.windows(2).any(|two| two[1].entered - two[0].entered >= STILL);
+    assert!(stood, "it stood still among them");
+    let within = |first: &std::time::Instant| {
+        visits.iter().filter(|visit| (*first..*first + Duration::from_millis(100)).contains(&visit.entered)).count()
+    };
+    let peak = visits.iter().map(|visit| within(&visit.entered)).max().unwrap_or_default();
+    assert!(peak <= 12, "{peak} within 100 ms at {RATE} a second");
+    drop((crowd, end));
+    app.join().expect("the app never panics");
 }
 
 #[tokio::test]
