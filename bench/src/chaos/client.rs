@@ -122,6 +122,7 @@ struct Greeting {
     server: String,
     /// When the connection came there, in milliseconds since 1970.
     at: u64,
+    still: Duration,
 }
 
 struct Client {
@@ -141,8 +142,8 @@ impl Client {
     async fn live(&self) {
         let Ok(Some((mut socket, greeting))) = timeout(PATIENCE, self.connect()).await else { return };
         let begin = Instant::now();
-        let Greeting { server, at } = greeting;
-        self.note(|life| life.stays.push(Stay::new(server, at, begin)));
+        let Greeting { server, at, still } = greeting;
+        self.note(|life| life.stays.push(Stay { still, ..Stay::new(server, at, begin) }));
         // Not all at once.
         let mut send_at = begin + PERIOD.mul_f64(rand::random());
         let mut heard = begin;
@@ -200,7 +201,8 @@ impl Client {
         let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.ok()?;
         let Message::Text(greeting) = socket.next().await?.ok()? else { return None };
         let greeting: Value = serde_json::from_str(&greeting).ok()?;
-        let greeting = Greeting { server: greeting["server"].as_str()?.to_owned(), at: greeting["at"].as_u64()? };
+        let (at, still) = (greeting["at"].as_u64()?, Duration::from_millis(greeting["still"].as_u64()?));
+        let greeting = Greeting { server: greeting["server"].as_str()?.to_owned(), at, still };
         Some((socket, greeting))
     }
 

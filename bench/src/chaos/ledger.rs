@@ -49,6 +49,8 @@ pub struct Stay {
     pub server: String,
     /// When it came there, by the app's clock: milliseconds since 1970.
     pub greeted: u64,
+    /// The longest time that the app had stood still when it greeted.
+    pub still: Duration,
     /// When it began.
     pub from: Instant,
     /// When it ended: for one that fell silent, when it was heard last.
@@ -62,7 +64,7 @@ pub struct Stay {
 impl Stay {
     /// A connection that has just begun.
     pub fn new(server: String, greeted: u64, from: Instant) -> Self {
-        Self { server, greeted, from, to: None, left: None, by_choice: false }
+        Self { server, greeted, still: Duration::ZERO, from, to: None, left: None, by_choice: false }
     }
 
     /// Whether it has ended, and not by the client's choice.
@@ -104,6 +106,8 @@ pub struct Tally {
     pub away: Vec<Duration>,
     /// The most handshakes at one app within 100 ms.
     pub peak: usize,
+    /// The longest time that an app stood still. Those who come meanwhile wait in its backlog, and it meets them at once.
+    pub still: Duration,
     /// Messages that nobody received.
     pub lost_up: usize,
     /// Messages that somebody received, and that a client which was connected all the while did not: one for each.
@@ -119,6 +123,8 @@ pub fn tally(lives: &[Life], span: &Span) -> Tally {
     let mut tally = Tally::default();
     tally.count_breaks(lives, span);
     tally.peak = handshakes(lives, span).into_values().map(peak).max().unwrap_or_default();
+    let came = lives.iter().flat_map(|life| &life.stays).filter(|stay| span.has(stay.from));
+    tally.still = came.map(|stay| stay.still).max().unwrap_or_default();
     tally.imbalance = imbalance(&servers(lives, span.end));
     for members in rooms(lives) {
         tally.split += split(&members, lives, span);
@@ -303,6 +309,14 @@ mod tests {
         let deaf = Life { stays: there(), ..Life::default() };
         let tally = tally(&[sender, came_late, deaf], &span(zero, 0, 20));
         assert_eq!((tally.lost_up, tally.lost_down), (1, 1));
+    }
+
+    #[test]
+    fn the_longest_standstill_is_that_of_apps_which_somebody_came_to() {
+        let zero = Instant::now();
+        let greeted = |from, still| vec![Stay { still: Duration::from_millis(still), ..stay(zero, "a", from, None) }];
+        let tally = tally(&lives([greeted(1, 900), greeted(6, 40), greeted(7, 310)]), &span(zero, 5, 20));
+        assert_eq!(tally.still, Duration::from_millis(310));
     }
 
     #[test]

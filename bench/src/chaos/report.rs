@@ -10,7 +10,7 @@ const BLINK: Duration = Duration::from_millis(50);
 
 /// The first two lines of the table.
 pub const HEAD: &str = "| step | way in | breaks per connection, mean (max) | over the minimum | needless moves | away, p50 / p99 | \
-                        most handshakes at an app in 100 ms | messages lost, up / down | rooms on two servers | \
+                        most handshakes at an app in 100 ms (an app stood still) | messages lost, up / down | rooms on two servers | \
                         max / mean | memory |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|";
 
 /// One line of it.
@@ -27,7 +27,7 @@ pub fn line(row: &Row) -> String {
         (breaks, least) => format!("{:.2}", breaks as f64 / least as f64),
     };
     format!(
-        "| {}{} | {} | {:.2} ({}) | {over} | {} | {} / {} | {} | {} / {} | {:.2} s | {:.2} | {} MiB |",
+        "| {}{} | {} | {:.2} ({}) | {over} | {} | {} / {} | {} ({} ms) | {} / {} | {:.2} s | {:.2} | {} MiB |",
         step.name(),
         if *settled { "" } else { " (not over after 120 s)" },
         way.name(),
@@ -37,6 +37,7 @@ pub fn line(row: &Row) -> String {
         percentile(50),
         percentile(99),
         tally.peak,
+        tally.still.as_millis(),
         tally.lost_up,
         tally.lost_down,
         tally.split.as_secs_f64(),
