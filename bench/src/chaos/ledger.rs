@@ -98,9 +98,10 @@ pub struct Tally {
     /// The most of one client.
     pub most_breaks: usize,
     /// Breaks that there had to be: one for each client that ended up at another server, or nowhere, or was at one that
-    /// was hit.
+    /// was hit. But for those that went to a new server beyond its share.
     pub least: usize,
-    /// Clients that went from one server to another, though both were there before and after.
+    /// Clients that went from one server to another, though both were there before and after, or though the other was new
+    /// and had its share.
     pub needless: usize,
     /// How long clients were away, ascending.
     pub away: Vec<Duration>,
@@ -147,6 +148,7 @@ impl Tally {
     fn count_breaks(&mut self, lives: &[Life], span: &Span) {
         let (before, after) = (servers(lives, span.begin), servers(lives, span.end));
         let was_and_is = |server: &str| before.contains_key(server) && after.contains_key(server);
+        let (mut could_stay, mut went_to_new) = (HashMap::new(), 0);
         for life in lives {
             let stays: Vec<&Stay> = life.stays.iter().filter(|stay| span.overlaps(stay)).collect();
             let (Some(first), Some(last)) = (stays.first(), stays.last()) else { continue };
@@ -159,6 +161,10 @@ impl Tally {
             self.most_breaks = self.most_breaks.max(breaks);
             self.least += usize::from(moved || gone || span.hit.contains(&first.server));
             self.needless += usize::from(moved && was_and_is(&first.server) && was_and_is(&last.server));
+            if was_and_is(&first.server) {
+                *could_stay.entry(life.room).or_default() += 1;
+                went_to_new += usize::from(moved && !before.contains_key(last.server.as_str()));
+            }
             for pair in life.stays.windows(2).filter(|pair| pair[0].is_broken()) {
                 if let Some(to) = pair[0].to.filter(|to| span.has(*to)) {
                     self.away.push(pair[1].from.saturating_duration_since(to));
@@ -166,6 +172,9 @@ impl Tally {
             }
         }
         self.away.sort_unstable();
+        let excess = beyond_share(&could_stay, went_to_new, after.len().saturating_sub(before.len()), after.len());
+        self.least -= excess;
+        self.needless += excess;
     }
 
     fn count_messages(&mut self, members: &[usize], lives: &[Life], span: &Span) {
@@ -188,6 +197,16 @@ impl Life {
         let through = |stay: &Stay| stay.from + BEFORE <= around && stay.left.is_none_or(|left| left >= around + AFTER);
         self.stays.iter().any(through)
     }
+}
+
+/// How many of those that went to new servers exceed the share of these, and three standard deviations: rooms are given out at
+/// random, each as a whole. `could_stay` are the clients of each room whose server stayed; of `servers`, `more` came in
+/// addition to those that took the place of others, which have a share of nobody else.
+fn beyond_share(could_stay: &HashMap<usize, usize>, went: usize, more: usize, servers: usize) -> usize {
+    let (sum, squares) = could_stay.values().fold((0, 0), |(sum, squares), size| (sum + size, squares + size * size));
+    // All of it is multiplied by the number of servers.
+    let deviation = (9 * more * (servers - more) * squares).isqrt();
+    (went * servers).saturating_sub(sum * more + deviation).checked_div(servers).unwrap_or_default()
 }
 
 /// How many clients each server had.
@@ -297,6 +316,37 @@ mod tests {
         let grown = vec![stay(zero, "a", 0, Some(10)), stay(zero, "c", 11, None)];
         let tally = tally(&lives([stays("a"), stays("b"), moved, grown]), &span(zero, 5, 20));
         assert_eq!((tally.least, tally.needless), (2, 1));
+    }
+
+    #[test]
+    fn a_new_server_that_gets_more_than_its_share_got_the_rest_needlessly() {
+        let zero = Instant::now();
+        let grown = |movers: usize| {
+            let life = |room: usize| {
+                let old = if room.is_multiple_of(2) { "a" } else { "b" };
+                let stays = if room < movers {
+                    vec![stay(zero, old, 0, Some(10)), stay(zero, "c", 11, None)]
+                } else {
+                    vec![stay(zero, old, 0, None)]
+                };
+                Life { room, stays, ..Life::default() }
+            };
+            let lives: Vec<Life> = (0..300).map(life).collect();
+            let tally = tally(&lives, &span(zero, 5, 20));
+            assert_eq!((tally.breaks, tally.least + tally.needless), (movers, movers));
+            tally.needless
+        };
+        // A third, and three times eight by chance.
+        assert_eq!([grown(0), grown(100), grown(124)], [0; 3]);
+        assert_eq!(grown(296), 171);
+    }
+
+    #[test]
+    fn whoever_stayed_has_no_reason_to_go_to_a_server_that_took_the_place_of_another() {
+        let zero = Instant::now();
+        let moved = |from| vec![stay(zero, from, 0, Some(10)), stay(zero, "c", 11, None)];
+        let tally = tally(&lives([vec![stay(zero, "a", 0, None)], moved("a"), moved("b")]), &span(zero, 5, 20));
+        assert_eq!((tally.breaks, tally.least, tally.needless), (2, 1, 1));
     }
 
     #[test]
