@@ -32,6 +32,23 @@ async fn a_rollout_lets_every_pod_go_when_its_connections_have_moved() {
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-cluster"]
+async fn clients_inside_the_cluster_reach_their_owners_by_the_services_name() {
+    let mut scene = Scene::new("inside", PLAN).await;
+    let owners = scene.fill(2).await;
+    for user in ["inside-a", "inside-b", "inside-c", "inside-d"] {
+        let url = format!("ws://chat.{}.svc:3000/?user={user}", scene.namespace.name());
+        let run = ["run", user, "--image=wspool.test/node:1", "--restart=OnFailure", "--", "/pod/pod-client.js", &url];
+        scene.kubectl(&run).await;
+        let pod = format!("pod/{user}");
+        scene.kubectl(&["wait", "--for=jsonpath={.status.phase}=Succeeded", &pod, TIMEOUT]).await;
+        let greeting = scene.field(&pod, ".status.containerStatuses[0].state.terminated.message").await;
+        let owner = owners.of(user).expect("an owner");
+        assert_eq!(greeting, format!("{{\"server\":\"{owner}\"}}"), "{user}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-cluster"]
 async fn a_drained_node_lets_its_pods_go_when_their_connections_have_moved() {
     let mut scene = Scene::new("drain", PLAN).await;
     let before = scene.fill(CLIENTS).await;
