@@ -253,6 +253,12 @@ pub async fn install() {
     installed.unwrap_or_else(|error| panic!("the chart is not installed: {error}"));
 }
 
+/// Begins to install the chart: its objects are there, and the operator is about to start.
+pub async fn begin_install() {
+    let begun = release().upgrade(VALUES, &["--install", "--create-namespace", "--timeout=3m"]).await;
+    begun.unwrap_or_else(|error| panic!("the chart is not installed: {error}"));
+}
+
 /// Uninstalls the chart, and waits until it is gone.
 pub async fn uninstall() {
     let gone = release().uninstall(&["--ignore-not-found", "--wait", "--timeout=3m"]).await;

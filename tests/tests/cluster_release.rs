@@ -1,7 +1,7 @@
 //! wspool comes, goes and comes again, while apps run.
 
 use harness::cluster::readme::Readme;
-use harness::cluster::{PLAN, Scene, install, uninstall};
+use harness::cluster::{PLAN, Scene, TIMEOUT, begin_install, install, uninstall};
 use harness::wait::equal;
 use harness::{Crowd, until};
 
@@ -73,6 +73,20 @@ async fn uninstalled_and_installed_again_it_leaves_everyone_in_place_and_goes_on
     let grown = scene.at_home().await;
     assert!(scene.only_the_moved_were_broken(&after, &grown) > 0);
     scene.all_were_told();
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_pod_that_has_to_come_while_wspool_is_installed_comes() {
+    let scene = Scene::new("meanwhile", PLAN).await;
+    uninstall().await;
+    let pod = scene.some_pod().await;
+    begin_install().await;
+    // Whoever makes the next one may have to ask again until the webhook answers.
+    scene.kubectl(&["delete", "pod", &pod, TIMEOUT]).await;
+    scene.rolled_out().await;
+    // So that the next scene finds it.
+    install().await;
 }
 
 /// Each pod, and the name of its first init container.
