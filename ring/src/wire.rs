@@ -13,7 +13,7 @@
 //! | `POST /.wspool/v1/whereabouts` | a peer's client port | [`Whereabouts`] | the [`Peer`] that would take the key |
 //! | `POST /.wspool/v1/messages` | a peer's client port | a message for the key in [`header::KEY`] | [`Delivered`] |
 //! | `POST /.wspool/v1/broadcasts` | a peer's client port | a message for all connections | [`Delivered`] |
-//! | `GET /.wspool/v1/connections` | a peer's client port | - | [`Connected`] of the key in [`header::KEY`], each |
+//! | `GET /.wspool/v1/connections` | a peer's client port | - | [`Presences`] of the key in [`header::KEY`] |
 //! | `GET /.wspool/v1/sessions?id=` | a peer's client port | - | 204 where that session is held, else 404 |
 //!
 //! Errors are [`Problem`]s (RFC 9457, `application/problem+json`). Requests between peers name the sidecar they mean in
@@ -207,6 +207,21 @@ pub struct Delivered {
     pub previous: Vec<Peer>,
     /// The epoch of the placement that this was decided under.
     pub epoch: u64,
+}
+
+/// The connections of a key at one sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Presences {
+    /// How many there are.
+    pub count: u64,
+    /// Those that have been there for longest, [`Presences::LISTED`] at most.
+    pub connections: Vec<Connected>,
+}
+
+impl Presences {
+    /// How many connections an answer lists.
+    pub const LISTED: usize = 1_000;
 }
 
 /// A connection of a key at one sidecar.

@@ -88,7 +88,9 @@ impl Sent {
 struct Found {
     /// The key.
     key: String,
-    /// Its connections.
+    /// How many connections it has.
+    count: u64,
+    /// Its connections. Of each server those that have been there for longest, 1000 at most.
     connections: Vec<FoundConnection>,
     /// Sidecars that may have connections of the key, and could not be asked.
     unreachable: Vec<Server>,
@@ -199,19 +201,22 @@ async fn find(
 ) -> Result<Json<Found>, Refusal> {
     let key = checked(key)?;
     let now = since_1970_ms();
-    let (mut connections, mut unreachable) = (Vec::new(), Vec::new());
+    let (mut count, mut connections, mut unreachable) = (0, Vec::new(), Vec::new());
     for (peer, answer) in messages::find(&sidecar, &key).await {
         let server = Server::from(peer);
         match answer {
             Err(_) => unreachable.push(server),
-            Ok(there) => connections.extend(there.into_iter().map(|it| FoundConnection {
-                server: server.clone(),
-                since: now.saturating_sub(it.age_ms),
-                trusted: it.trusted,
-            })),
+            Ok(there) => {
+                count += there.count;
+                connections.extend(there.connections.into_iter().map(|it| FoundConnection {
+                    server: server.clone(),
+                    since: now.saturating_sub(it.age_ms),
+                    trusted: it.trusted,
+                }));
+            }
         }
     }
-    Ok(Json(Found { key, connections, unreachable }))
+    Ok(Json(Found { key, count, connections, unreachable }))
 }
 
 async fn unknown() -> Refusal {

@@ -12,13 +12,14 @@ mod errand;
 mod lane;
 mod passing;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use ring::settings::{OwnerUnreachable, Trust, Unit};
-use ring::wire::{Connected, Delivered, Peer};
+use ring::wire::{Connected, Delivered, Peer, Presences};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use self::errand::{Errand, broadcast_kind, kind_name};
@@ -149,7 +150,7 @@ pub async fn hear(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Resul
     let role = Role::Heir { away: here.away, left: HOLD };
     match sidecar.peers.deliver(&owner, key, message, role).await {
         Ok(_) => Ok(()),
-        Err(PeerError::Unanswered(_)) => Err(Unsent::Unanswered),
+        Err(PeerError::Unanswered(_) | PeerError::TooLong) => Err(Unsent::Unanswered),
         Err(PeerError::Busy) => Err(Unsent::Overloaded),
         Err(PeerError::Unsettled) => Err(Unsent::Unsettled),
         Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => Err(Unsent::Unreachable),
@@ -221,7 +222,7 @@ impl Route<'_> {
                         add(&mut total, &answer);
                         away.insert(peer.uid.clone(), answer.away);
                     }
-                    Err(PeerError::Unanswered(_)) => return Err(Unsent::Unanswered),
+                    Err(PeerError::Unanswered(_) | PeerError::TooLong) => return Err(Unsent::Unanswered),
                     Err(PeerError::Busy) => return Err(Unsent::Overloaded),
                     Err(PeerError::Unsettled) => break 'asking,
                     Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => {}
@@ -235,7 +236,7 @@ impl Route<'_> {
             let role = Role::Owner { away: away.values().sum(), left: self.left() };
             let answer = match self.ask(&owner, role).await {
                 Ok(answer) => answer,
-                Err(PeerError::Unanswered(_)) => return Err(Unsent::Unanswered),
+                Err(PeerError::Unanswered(_) | PeerError::TooLong) => return Err(Unsent::Unanswered),
                 Err(PeerError::Busy) => return Err(Unsent::Overloaded),
                 Err(PeerError::Unsettled) => break,
                 Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => self.ask_next_best(&view, &owner).await?,
@@ -347,14 +348,22 @@ pub async fn deliver_to_all(sidecar: &Sidecar, message: &Message) -> Delivered {
 }
 
 /// The connections of a key here.
-pub fn connections_here(sidecar: &Sidecar, key: &str) -> Vec<Connected> {
+pub fn connections_here(sidecar: &Sidecar, key: &str) -> Presences {
     let presences = sidecar.registry().presences(key);
     let age_ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-    presences.into_iter().map(|it| Connected { age_ms: age_ms(it.age), trusted: it.trusted }).collect()
+    list(presences.into_iter().map(|it| Connected { age_ms: age_ms(it.age), trusted: it.trusted }).collect())
+}
+
+/// A key may be a room of many: an answer has a limit.
+fn list(mut connections: Vec<Connected>) -> Presences {
+    let count = connections.len() as u64;
+    connections.sort_unstable_by_key(|connection| Reverse(connection.age_ms));
+    connections.truncate(Presences::LISTED);
+    Presences { count, connections }
 }
 
 /// Where the connections of a key are: at each sidecar that may have any, or the reason why it did not say.
-pub async fn find(sidecar: &Sidecar, key: &str) -> Vec<(Peer, Result<Vec<Connected>, PeerError>)> {
+pub async fn find(sidecar: &Sidecar, key: &str) -> Vec<(Peer, Result<Presences, PeerError>)> {
     let view = sidecar.view();
     let standing = view.standing(key);
     let mut peers: Vec<Peer> = standing.map_or_else(Vec::new, |it| it.previous.into_iter().chain(it.owner).collect());
@@ -414,5 +423,19 @@ impl Fates {
         for (reason, connections) in [("gone", self.gone), ("unable", self.unable), ("slow", self.slow)] {
             sidecar.metrics.messages_dropped(reason, connections.into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_lists_as_many_connections_as_a_peer_reads_and_counts_all() {
+        let connections = (0..5_000).map(|n| Connected { age_ms: u64::MAX - n, trusted: false }).collect();
+        let listed = list(connections);
+        assert_eq!((listed.count, listed.connections.len()), (5_000, Presences::LISTED));
+        assert_eq!(listed.connections[0].age_ms, u64::MAX);
+        assert!(serde_json::to_vec(&listed).expect("JSON").len() < crate::peers::LARGEST_ANSWER);
     }
 }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::claim::ClaimAnswer;
-use ring::wire::{Claim, Connected, Delivered, Draining, Peer, Whereabouts, header};
+use ring::wire::{Claim, Delivered, Draining, Peer, Presences, Whereabouts, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -57,7 +57,8 @@ pub const CONNECTIONS: &str = "/.wspool/v1/connections";
 pub const SESSIONS: &str = "/.wspool/v1/sessions";
 /// What `connect` says of a connection that is being set up (`EINPROGRESS`).
 const IN_PROGRESS: i32 = 115;
-const LARGEST_ANSWER: usize = 64 * 1024;
+/// The longest answer of a peer that is read, in bytes.
+pub const LARGEST_ANSWER: usize = 64 * 1024;
 /// How many messages one peer is given at a time: as many connections are kept to it.
 const AT_ONCE: usize = 256;
 
@@ -82,6 +83,13 @@ struct Asked<'a> {
     body: Bytes,
 }
 
+impl<'a> Asked<'a> {
+    fn json(method: Method, path: &'a str, body: &impl Serialize) -> Result<Self, PeerError> {
+        let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
+        Ok(Self { method, path, key: None, body: body.into() })
+    }
+}
+
 /// Why a peer gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
@@ -91,6 +99,9 @@ pub enum PeerError {
     /// The request may have reached it; the answer did not come.
     #[error("gave no answer: {0}")]
     Unanswered(String),
+    /// It answered more than is read.
+    #[error("gave an answer of more than {LARGEST_ANSWER} bytes")]
+    TooLong,
     /// As much is on its way to it as may be.
     #[error("has as many messages on their way to it as it may")]
     Busy,
@@ -116,10 +127,17 @@ impl Peers {
         Self { me, auth, client, suspects: Mutex::default(), reached: Mutex::default(), rooms: Mutex::default() }
     }
 
-    /// Claims a key from a previous owner.
+    /// Claims a key from a previous owner. It is asked even if it could not be reached a moment ago: the key would be at
+    /// two servers if it is there again. One that is silent is passed over for a while.
     pub async fn claim(&self, peer: &Peer, claim: &Claim) -> Result<ClaimAnswer<Peer>, PeerError> {
         let limit = CLAIM_TIMEOUT + Duration::from_millis(claim.wait_ms);
-        read(&self.send_json(Method::POST, peer, CLAIMS, claim, limit).await?)
+        let answer = self.ask(peer, Asked::json(Method::POST, CLAIMS, claim)?, limit).await;
+        match &answer {
+            Err(PeerError::Unreachable(_) | PeerError::Unanswered(_)) => self.suspect(&peer.uid),
+            _ if self.is_suspect(&peer.uid) => self.forgive(&peer.uid),
+            _ => {}
+        }
+        read(&answer?)
     }
 
     /// Asks a peer where a handshake of a key would be accepted. The answer may wait for connections that are leaving.
@@ -153,7 +171,7 @@ impl Peers {
     }
 
     /// Asks a peer for the connections of a key that it holds.
-    pub async fn connections(&self, peer: &Peer, key: &str) -> Result<Vec<Connected>, PeerError> {
+    pub async fn connections(&self, peer: &Peer, key: &str) -> Result<Presences, PeerError> {
         let asked = Asked { method: Method::GET, path: CONNECTIONS, key: Some(key), body: Bytes::new() };
         read(&self.send(peer, asked, CLAIM_TIMEOUT).await?)
     }
@@ -186,15 +204,26 @@ impl Peers {
         body: &impl Serialize,
         limit: Duration,
     ) -> Result<Bytes, PeerError> {
-        let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
-        self.send(peer, Asked { method, path, key: None, body: body.into() }, limit).await
+        self.send(peer, Asked::json(method, path, body)?, limit).await
     }
 
+    /// Asks a peer, unless it could not be reached a moment ago.
     async fn send(&self, peer: &Peer, asked: Asked<'_>, limit: Duration) -> Result<Bytes, PeerError> {
-        let Asked { method, path, key, body } = asked;
         if self.is_suspect(&peer.uid) {
             return Err(PeerError::Unreachable("it could not be reached a moment ago".into()));
         }
+        let answer = self.ask(peer, asked, limit).await;
+        match &answer {
+            Err(PeerError::Unreachable(_)) => self.suspect(&peer.uid),
+            // One answer may be slow for its own reasons. Whether anybody is there, a new connection tells.
+            Err(PeerError::Unanswered(_)) => drop(self.dial(peer).await),
+            _ => {}
+        }
+        answer
+    }
+
+    async fn ask(&self, peer: &Peer, asked: Asked<'_>, limit: Duration) -> Result<Bytes, PeerError> {
+        let Asked { method, path, key, body } = asked;
         let mut headers =
             vec![(header::FROM, self.me.clone()), (header::TARGET, peer.uid.clone()), (header::DIGEST, sha256(&body))];
         headers.extend(key.map(|key| (header::KEY, utf8_percent_encode(key, NON_ALPHANUMERIC).to_string())));
@@ -219,14 +248,15 @@ impl Peers {
                 return Err(PeerError::Refused(response.status()));
             }
             let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
-            body.map(http_body_util::Collected::to_bytes).map_err(|error| PeerError::Unanswered(error.to_string()))
+            body.map(http_body_util::Collected::to_bytes).map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    PeerError::TooLong
+                } else {
+                    PeerError::Unanswered(error.to_string())
+                }
+            })
         };
-        let answer =
-            timeout(limit, answer).await.unwrap_or_else(|silent| Err(PeerError::Unanswered(silent.to_string())));
-        if matches!(answer, Err(PeerError::Unreachable(_) | PeerError::Unanswered(_))) {
-            self.suspect(&peer.uid);
-        }
-        answer
+        timeout(limit, answer).await.unwrap_or_else(|silent| Err(PeerError::Unanswered(silent.to_string())))
     }
 
     /// Connects to a peer; one that refuses, or is silent twice, is passed over for a while.
@@ -356,4 +386,76 @@ pub fn tune(socket: &SockRef<'_>) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::Version;
+    use ring::notice::MessageKind;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// A peer that gives this answer to everything, or none.
+    async fn peer(answer: Option<String>) -> (Peer, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let served = tokio::spawn(async move {
+            let mut connections = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                if let Some(answer) = &answer {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+                connections.push(stream);
+            }
+        });
+        (Peer { uid: "b".into(), address }, served)
+    }
+
+    fn claim() -> Claim {
+        let claimant = Peer { uid: "a".into(), address: "a:1".into() };
+        Claim { key: "ann".into(), version: Version::default(), pool_uid: "pool".into(), claimant, wait_ms: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_peer_whose_answer_is_too_long_is_there_all_the_same() {
+        let (peer, _served) =
+            peer(Some(format!("HTTP/1.1 200 OK\r\ncontent-length: 70000\r\n\r\n{}", "x".repeat(70_000)))).await;
+        let peers = Peers::new("a".into(), None);
+        let answer = peers.connections(&peer, "ann").await;
+        assert!(matches!(answer, Err(PeerError::TooLong)), "{answer:?}");
+        assert!(!peers.is_suspect(&peer.uid));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_silent_about_a_message_or_a_key_is_passed_over_only_once_it_is_gone() {
+        let (peer, served) = peer(None).await;
+        let peers = Peers::new("a".into(), None);
+        let message = Message::new(MessageKind::Text, b"hello").unwrap();
+        let (sent, found) = tokio::join!(peers.broadcast(&peer, &message), peers.connections(&peer, "ann"));
+        assert!(matches!((&sent, &found), (Err(PeerError::Unanswered(_)), Err(PeerError::Unanswered(_)))));
+        assert!(!peers.is_suspect(&peer.uid));
+        served.abort();
+        let _ = served.await;
+        assert!(peers.connections(&peer, "ann").await.is_err());
+        assert!(peers.is_suspect(&peer.uid));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_silent_about_a_claim_is_passed_over_but_claimed_from() {
+        let (silent, _served) = peer(None).await;
+        let peers = Peers::new("a".into(), None);
+        assert!(matches!(peers.claim(&silent, &claim()).await, Err(PeerError::Unanswered(_))));
+        assert!(peers.is_suspect(&silent.uid));
+        assert!(matches!(peers.connections(&silent, "ann").await, Err(PeerError::Unreachable(_))));
+        let answer = serde_json::to_string(&ClaimAnswer::<Peer>::Held).unwrap();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+        let (back, _served) = peer(Some(answer)).await;
+        assert_eq!(peers.claim(&back, &claim()).await.unwrap(), ClaimAnswer::Held);
+        assert!(!peers.is_suspect(&back.uid), "it is there again");
+    }
 }

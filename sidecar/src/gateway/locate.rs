@@ -66,7 +66,7 @@ async fn holder_of(sidecar: &Arc<Sidecar>, key: &str) -> Result<Peer, Refusal> {
         };
         let settled = view.standing(key).is_none_or(|standing| standing.previous.is_empty());
         if !sidecar.peers.is_reachable(&peer).await {
-            return next_best(sidecar, &view, key);
+            return next_best(sidecar, &view, key, &peer);
         }
         if settled {
             return Ok(peer);
@@ -79,8 +79,14 @@ async fn holder_of(sidecar: &Arc<Sidecar>, key: &str) -> Result<Peer, Refusal> {
             Err(PeerError::Refused(StatusCode::SERVICE_UNAVAILABLE)) => return Err(Refusal::StillLeaving),
             // It is of another placement; or, older than this one, it does not know the question.
             Err(PeerError::Refused(_)) => tokio::time::sleep(PLACEMENT_WAIT).await,
-            Err(PeerError::Unreachable(_) | PeerError::Unanswered(_) | PeerError::Busy | PeerError::Unsettled) => {
-                return next_best(sidecar, &view, key);
+            Err(
+                PeerError::Unreachable(_)
+                | PeerError::Unanswered(_)
+                | PeerError::TooLong
+                | PeerError::Busy
+                | PeerError::Unsettled,
+            ) => {
+                return next_best(sidecar, &view, key, &peer);
             }
         }
     }
@@ -88,11 +94,11 @@ async fn holder_of(sidecar: &Arc<Sidecar>, key: &str) -> Result<Peer, Refusal> {
 }
 
 /// The slot that takes a key whose owner cannot be reached.
-fn next_best(sidecar: &Sidecar, view: &View, key: &str) -> Result<Peer, Refusal> {
+fn next_best(sidecar: &Sidecar, view: &View, key: &str, owner: &Peer) -> Result<Peer, Refusal> {
     if view.settings().owner_unreachable == OwnerUnreachable::Reject {
         return Err(Refusal::Unreachable);
     }
-    let mut fallbacks = view.fallbacks(key).into_iter();
+    let mut fallbacks = view.fallbacks(key).into_iter().filter(|peer| peer.uid != owner.uid);
     fallbacks.find(|peer| peer.uid == view.me.uid || !sidecar.peers.is_suspect(&peer.uid)).ok_or(Refusal::Unreachable)
 }
 

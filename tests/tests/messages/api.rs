@@ -64,6 +64,7 @@ async fn a_key_is_found_where_it_is_connected() {
     assert_eq!(found["key"], key.as_str());
     let [connection] = found["connections"].as_array().expect("connections").as_slice() else { panic!("{found}") };
     assert_eq!(connection["server"]["uid"], "b");
+    assert_eq!(found["count"], 1);
     assert_eq!(connection["trusted"], false);
     assert!(connection["since"].as_u64().is_some_and(|since| since > 1_700_000_000_000), "{found}");
     assert_eq!(found["unreachable"], Value::Array(Vec::new()));
