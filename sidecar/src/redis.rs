@@ -50,6 +50,7 @@ pub struct Redis {
     folder: Option<PathBuf>,
     /// Whether the pool has one, and how that fares.
     health: Mutex<Option<RedisHealth>>,
+    /// For sessions, with what their names begin with.
     client: Mutex<Option<(Client, String)>>,
     /// Wakes when the pool's settings may have changed.
     changed: Notify,
@@ -150,15 +151,17 @@ async fn follow(sidecar: &Arc<Sidecar>) {
 }
 
 async fn serve(sidecar: &Arc<Sidecar>, target: &Target) {
-    let client = match client::new(target) {
-        Ok(client) => client,
-        Err(unusable) => {
+    // Apart: what Redis says against a subscription comes as the answer to the next command.
+    let (ears, sessions) = match (client::new(target), client::new(target)) {
+        (Ok(ears), Ok(sessions)) => (ears, sessions),
+        (Err(unusable), _) | (_, Err(unusable)) => {
             sidecar.redis.fares(Some(RedisHealth::Down(unusable.to_string())));
             return std::future::pending().await;
         }
     };
-    *sidecar.redis.client() = Some((client.clone(), target.prefix.clone()));
-    Box::pin(listening::run(sidecar, target, &client)).await;
+    *sidecar.redis.client() = Some((sessions.clone(), target.prefix.clone()));
+    let listening = Box::pin(listening::run(sidecar, target, &ears));
+    tokio::join!(listening, listening::connect(sidecar, &sessions));
 }
 
 /// Ends when the settings, or the files that they name, say something else.

@@ -49,7 +49,7 @@ pub(super) async fn run(sidecar: &Arc<Sidecar>, target: &Target, client: &Client
 
 /// Connects. The client connects again by itself, except after what it takes for final, such as shards that do not know
 /// each other yet.
-async fn connect(sidecar: &Sidecar, client: &Client) {
+pub(super) async fn connect(sidecar: &Sidecar, client: &Client) {
     loop {
         let mut connection = AbortOnDrop(client.connect());
         if let Ok(Err(error)) = (&mut connection.0).await {
@@ -165,8 +165,6 @@ impl Subscriptions<'_> {
 
     /// Subscribes to what has got an audience, and from what has lost it.
     async fn follow(&mut self, whole: bool) -> Result<(), Error> {
-        // A server that hangs is noticed here, and not by its silence.
-        self.client.ping::<()>(None).await?;
         let audience = {
             let mut registry = self.sidecar.registry();
             if whole { registry.whole_audience() } else { registry.audience() }
@@ -187,6 +185,11 @@ impl Subscriptions<'_> {
                     }
                 }
             }
+        }
+        // A server that hangs is noticed here, and not by its silence. With subscriptions it is asked all the same, and they
+        // do not wait.
+        if new.is_empty() || self.client.is_clustered() {
+            self.client.ping::<()>(None).await?;
         }
         for batch in new.chunks(BATCH) {
             self.tell(batch, true).await?;
@@ -218,7 +221,10 @@ impl Subscriptions<'_> {
                 };
                 try_join_all(channels.iter().map(one)).await.map(drop)
             } else if listen {
-                client.subscribe(channels.to_vec()).await
+                // The client takes a subscription for granted once it is asked for. If it is denied, the command behind
+                // it gets the error.
+                let (asked, denied) = tokio::join!(client.subscribe(channels.to_vec()), client.ping::<()>(None));
+                asked.and(denied)
             } else {
                 client.unsubscribe(channels.to_vec()).await
             }

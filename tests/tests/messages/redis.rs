@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use fred::clients::Client as Publisher;
+use fred::interfaces::ClientLike as _;
+use fred::types::{ClusterHash, CustomCommand};
 use harness::redis::{self, Redis, publish};
 use harness::wait::equal;
 use harness::{Client, Crowd, Sidecar, until};
@@ -274,6 +276,41 @@ async fn redis_may_want_tls_a_user_and_a_prefix() {
     assert_eq!(client.hear().await, Message::text("secret"));
     put(&pool.sidecars[0], "ann", "state", &[]).await;
     assert_eq!(get(&pool.sidecars[0], "ann").await, "state");
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_listen_is_said_and_its_sessions_are_kept_all_the_same() {
+    let address = harness::ports::free();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let acl = folder.path().join("users.acl");
+    let may = |channels: &str| format!("user default off\nuser wspool on >s3cret ~* resetchannels {channels} +@all\n");
+    std::fs::write(&acl, may("")).expect("a file in a temporary folder");
+    let acl = acl.to_string_lossy().into_owned();
+    let _redis = Redis::start_with(address, &["--port", &address.port().to_string(), "--aclfile", &acl]);
+    let file = folder.path().join("url");
+    let url = format!("redis://wspool:s3cret@{address}");
+    std::fs::write(&file, &url).expect("a file in a temporary folder");
+    let pool = Pool::with(&["a"], 1, settings(&file)).await;
+    let mut client = Client::connect(pool.sidecars[0].listen, "ann").await;
+    until("what is wrong is said", async || {
+        let health = format!("{:?}", pool.sidecars[0].status().await.redis);
+        if health.contains("NOPERM") { Ok(()) } else { Err(health) }
+    })
+    .await;
+    assert_eq!(pool.metric("wspool_redis_up").await, 0);
+    for n in 0..20 {
+        put(&pool.sidecars[0], "ann", &format!("{n}"), &[]).await;
+        assert_eq!(get(&pool.sidecars[0], "ann").await, n.to_string());
+    }
+    std::fs::write(&acl, may(&format!("&{PREFIX}*"))).expect("a file in a temporary folder");
+    let publisher = redis::client(&url, None).await;
+    let load = CustomCommand::new_static("ACL", ClusterHash::FirstKey, false);
+    let loaded: Result<String, _> = publisher.custom(load, vec!["LOAD"]).await;
+    loaded.expect("Redis reads its users again");
+    listens(&pool, 2).await;
+    let publisher = redis::client(&url, None).await;
+    assert_eq!(publish(&publisher, &channel("ann"), b"heard").await, 1);
+    assert_eq!(client.hear().await, Message::text("heard"));
 }
 
 async fn put(sidecar: &Sidecar, key: &str, body: &str, headers: &[(&str, &str)]) {
