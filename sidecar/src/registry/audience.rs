@@ -7,6 +7,9 @@ use tokio::sync::Notify;
 
 use super::{KeyId, Registry};
 
+/// How many keys are remembered while nobody asks: clients choose them. When more have changed, all are looked at.
+const MOST: usize = 4_096;
+
 /// Keys that are to be looked at again. Nothing is collected until somebody wants to know.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -32,10 +35,12 @@ pub enum Audience {
 impl Changes {
     /// A key's connections have changed.
     pub(super) fn one(&mut self, key: &Arc<str>) {
-        if let Some(wanted) = self.wanted.as_mut().filter(|wanted| !wanted.all) {
-            wanted.keys.insert(Arc::clone(key));
-            wanted.wake.notify_one();
+        let Some(wanted) = self.wanted.as_mut().filter(|wanted| !wanted.all) else { return };
+        if wanted.keys.len() >= MOST {
+            return self.all();
         }
+        wanted.keys.insert(Arc::clone(key));
+        wanted.wake.notify_one();
     }
 
     /// Those of all keys may have.
@@ -87,5 +92,28 @@ impl Registry {
         let entry = &self.keys[id];
         let on_their_way = entry.expected > 0 || entry.state.away() > 0;
         on_their_way || entry.connections.iter().any(|id| self.may_receive(&self.connections[*id]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::claim::Arrival;
+
+    use super::super::tests::{holding, placement};
+    use super::*;
+
+    #[test]
+    fn keys_that_come_and_go_while_nobody_asks_are_not_remembered_without_end() {
+        let (mut registry, held) = holding(10);
+        registry.place(&placement(2, &["b"], &[]));
+        registry.watch_audience(Arc::new(Notify::new()));
+        assert!(matches!(registry.audience(), Audience::All(_)));
+        for n in 0..3 * MOST {
+            registry.enter(&format!("redirected-{n}"), Arrival::Owner, None);
+            assert!(registry.changes.wanted.as_ref().is_some_and(|wanted| wanted.keys.len() <= MOST));
+        }
+        assert_eq!(registry.audience(), Audience::All(HashSet::new()), "nobody may receive: all were looked at");
+        registry.remove(held[0].1);
+        assert_eq!(registry.audience(), Audience::Some(vec![(held[0].0.as_str().into(), false)]));
     }
 }
