@@ -133,7 +133,8 @@ impl Place {
         let session = self.visit.as_ref().and_then(Visit::take_over);
         let mut registry = self.sidecar.registry();
         if let Some(id) = session {
-            registry.adopt(id, link, self.trusted);
+            let returned = registry.adopt(id, link, self.trusted);
+            self.sidecar.metrics.messages_returned(returned);
             return id;
         }
         let (id, returned) = match self.seat.take() {

@@ -327,8 +327,9 @@ impl Registry {
         self.connections.insert(Connection { link, kind: Kind::Keyless, leaving: None, trusted })
     }
 
-    /// A session goes on as another connection, which is told to leave if the session was. What waits for it goes along.
-    pub fn adopt(&mut self, id: ConnectionId, link: Arc<Link>, trusted: bool) {
+    /// A session goes on as another connection, which is told to leave if the session was. What waits for it goes along;
+    /// returns how many messages it gets that were held because the session could not take them.
+    pub fn adopt(&mut self, id: ConnectionId, link: Arc<Link>, trusted: bool) -> u64 {
         let connection = &mut self.connections[id];
         for (message, until) in connection.link.reclaim_mail() {
             link.post(Mail::promised(message, until));
@@ -339,6 +340,10 @@ impl Registry {
         connection.link = link;
         self.trusted += u64::from(trusted && !connection.trusted);
         connection.trusted |= trusted;
+        match connection.kind {
+            Kind::Keyed(key) => self.hand_over(key, id),
+            Kind::Keyless | Kind::Transit => 0,
+        }
     }
 
     /// A connection that is tunnelled to a peer.

@@ -170,9 +170,11 @@ impl Registry {
         Here { away: entry.state.away(), told: u32::try_from(told.len()).unwrap_or(u32::MAX), staying }
     }
 
-    /// Gives a connection that has just arrived what is held for it; returns how many messages these were.
+    /// Gives a connection that has just arrived what is held for it; returns how many messages these were. It waits for
+    /// one that takes messages: a session that polls takes none until it has a WebSocket.
     pub(super) fn hand_over(&mut self, key: KeyId, id: ConnectionId) -> u64 {
-        if !self.may_receive(&self.connections[id]) {
+        let connection = &self.connections[id];
+        if !self.may_receive(connection) || connection.link.takes_no_mail() {
             return 0;
         }
         let due = self.held_messages.arrive(key);
@@ -277,5 +279,63 @@ struct Here {
 impl Connection {
     pub(super) fn is_told(&self) -> bool {
         matches!(self.leaving, Some(Leaving { told: true, .. }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::claim::{Arrival, Released};
+    use ring::notice::MessageKind;
+    use ring::settings::{Messages, Settings};
+    use ring::{Placement, Version};
+
+    use super::super::Admission;
+    use super::super::tests::placement;
+    use super::*;
+    use crate::relay::Link;
+    use crate::view::View;
+
+    const LEFT: Duration = Duration::from_secs(20);
+
+    fn message(text: &str) -> Message {
+        Message::new(MessageKind::Text, text.as_bytes()).unwrap()
+    }
+
+    /// The sidecar `a`, which owns every key since it came back to it from `b`, in a pool that trusts everybody.
+    fn owning() -> Registry {
+        let messages = Messages { allow_unverified: true };
+        let settings = Settings { messages, ..Settings::default() };
+        let it = placement(2, &["a"], &[(1, &["b"])]);
+        let mut registry =
+            Registry::new(View::new(Peer { uid: "a".into(), address: "a:1".into() }, Settings::default()));
+        registry.place(&Placement { settings, ..it.placement().clone() }.compile().map(Arc::new).unwrap());
+        registry
+    }
+
+    fn enter(registry: &mut Registry, link: Arc<Link>) -> ConnectionId {
+        let released = Released(Version { term: 1, epoch: 2 });
+        let Admission::Seated(seat) = registry.enter("ann", Arrival::Owner, Some(&released)) else {
+            panic!("it is ours")
+        };
+        registry.register(&seat, link, false).0
+    }
+
+    #[test]
+    fn what_is_held_for_a_session_that_polls_waits_for_its_websocket() {
+        let mut registry = owning();
+        let now = Instant::now();
+        for text in ["one", "two"] {
+            let posted = registry.post("ann", &message(text), Role::Owner { away: 1, left: LEFT }, now);
+            assert_eq!(posted.held, 1);
+        }
+        let polling = Arc::new(Link::new());
+        polling.shut_mailbox(Fate::Unable);
+        let id = enter(&mut registry, polling);
+        assert_eq!(registry.held_messages().0, 2);
+        let websocket = Arc::new(Link::new());
+        assert_eq!(registry.adopt(id, Arc::clone(&websocket), false), 2);
+        assert_eq!(registry.held_messages(), (0, 0));
+        let mail = websocket.reclaim_mail().into_iter().map(|(message, _)| message);
+        assert_eq!(mail.collect::<Vec<_>>(), [message("one"), message("two")]);
     }
 }

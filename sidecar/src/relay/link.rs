@@ -76,6 +76,12 @@ impl Link {
         self.mailbox(|mailbox| mailbox.shut(fate));
     }
 
+    /// Whether it takes no messages any more.
+    pub fn takes_no_mail(&self) -> bool {
+        let mailbox = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+        mailbox.as_deref().is_some_and(Mailbox::is_shut)
+    }
+
     /// Takes no messages any more, and gives back what was promised and is not written.
     pub fn reclaim_mail(&self) -> Vec<(Message, Instant)> {
         self.mailbox(Mailbox::reclaim)

@@ -112,6 +112,11 @@ impl Mailbox {
         self.shut.is_none() && !self.mails.is_empty()
     }
 
+    /// Whether it takes nothing any more.
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut.is_some()
+    }
+
     /// Takes and gives nothing any more. What was promised stays, to be reclaimed.
     pub(super) fn shut(&mut self, fate: Fate) {
         let fate = *self.shut.get_or_insert(fate);
