@@ -315,7 +315,7 @@ fn unsent(unsent: Unsent) -> Refusal {
         Unsent::Unverified => StatusCode::FORBIDDEN,
         Unsent::Keyless => StatusCode::CONFLICT,
         Unsent::TooFast => StatusCode::TOO_MANY_REQUESTS,
-        Unsent::NoHolder | Unsent::Unreachable | Unsent::Overloaded | Unsent::Unsettled => {
+        Unsent::NoHolder | Unsent::Unreachable | Unsent::Refused | Unsent::Overloaded | Unsent::Unsettled => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Unsent::Unanswered => StatusCode::GATEWAY_TIMEOUT,

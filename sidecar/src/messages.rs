@@ -87,6 +87,12 @@ pub enum Unsent {
     /// The sidecars do not agree on the owner.
     #[error("the servers of this pool do not agree yet where this key is; nothing was sent. Try again in a moment")]
     Unsettled,
+    /// The owner does not believe this sidecar.
+    #[error(
+        "the server of this key refused the message: the clocks of the two differ, or what proves a sidecar of this pool; \
+         nothing was sent"
+    )]
+    Refused,
     /// The connection to the owner broke off.
     #[error("the server of this key gave no answer; the message may have been written")]
     Unanswered,
@@ -107,9 +113,23 @@ impl Unsent {
             Self::Unreachable => "unreachable",
             Self::Keyless => "keyless",
             Self::Unsettled => "unsettled",
+            Self::Refused => "refused",
             Self::Unanswered => "unanswered",
             Self::TooFast => "too-fast",
             Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+impl Unsent {
+    /// By a peer that was asked.
+    const fn by(error: &PeerError) -> Self {
+        match error {
+            PeerError::Unanswered(_) | PeerError::TooLong => Self::Unanswered,
+            PeerError::Busy => Self::Overloaded,
+            PeerError::Unsettled => Self::Unsettled,
+            PeerError::Refused(_) => Self::Refused,
+            PeerError::Unreachable(_) => Self::Unreachable,
         }
     }
 }
@@ -148,13 +168,7 @@ pub async fn hear(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Resul
     let here = deliver(sidecar, key, message, role).await.map_err(|Unsettled| Unsent::Unsettled)?;
     let Some(owner) = owner.filter(|_| here.away > 0) else { return Ok(()) };
     let role = Role::Heir { away: here.away, left: HOLD };
-    match sidecar.peers.deliver(&owner, key, message, role).await {
-        Ok(_) => Ok(()),
-        Err(PeerError::Unanswered(_) | PeerError::TooLong) => Err(Unsent::Unanswered),
-        Err(PeerError::Busy) => Err(Unsent::Overloaded),
-        Err(PeerError::Unsettled) => Err(Unsent::Unsettled),
-        Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => Err(Unsent::Unreachable),
-    }
+    sidecar.peers.deliver(&owner, key, message, role).await.map(drop).map_err(|error| Unsent::by(&error))
 }
 
 /// Sends a message to every connection of the pool. Also says how many sidecars could not be reached.
@@ -210,10 +224,12 @@ impl Route<'_> {
         let mut asked: Vec<Peer> = Vec::new();
         // By who has told them to go: one that is asked again knows better.
         let mut away: HashMap<String, u32> = HashMap::new();
+        // Why somebody who may have the key was not asked: then nobody knows that it has no connections.
+        let mut unasked = None;
+        let whole = view.settings().unit == Unit::Key;
         let mut newest = view.version().epoch;
-        'asking: while self.began.elapsed() < UNSETTLED {
+        while self.began.elapsed() < UNSETTLED {
             previous.retain(|peer| peer.uid != owner.uid && asked.iter().all(|it| it.uid != peer.uid));
-            // One that cannot be reached has crashed, or is cut off: its clients come back elsewhere.
             for (peer, answer) in
                 previous.iter().zip(join_all(previous.iter().map(|it| self.ask(it, Role::Previous))).await)
             {
@@ -223,30 +239,39 @@ impl Route<'_> {
                         away.insert(peer.uid.clone(), answer.away);
                     }
                     Err(PeerError::Unanswered(_) | PeerError::TooLong) => return Err(Unsent::Unanswered),
-                    Err(PeerError::Busy) => return Err(Unsent::Overloaded),
-                    Err(PeerError::Unsettled) => break 'asking,
-                    Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => {}
+                    // One that cannot be reached has crashed, or is cut off: its clients come back elsewhere.
+                    Err(error) => unasked = Some(Unsent::by(&error)),
                 }
             }
             asked.append(&mut previous);
-            let whole = view.settings().unit == Unit::Key;
             if whole && total.written > 0 {
                 return Ok(total);
+            }
+            match unasked {
+                Some(Unsent::Unsettled) => break,
+                Some(Unsent::Overloaded) => return conclude(total, unasked),
+                _ => {}
             }
             let role = Role::Owner { away: away.values().sum(), left: self.left() };
             let answer = match self.ask(&owner, role).await {
                 Ok(answer) => answer,
                 Err(PeerError::Unanswered(_) | PeerError::TooLong) => return Err(Unsent::Unanswered),
-                Err(PeerError::Busy) => return Err(Unsent::Overloaded),
                 Err(PeerError::Unsettled) => break,
-                Err(PeerError::Refused(_) | PeerError::Unreachable(_)) => self.ask_next_best(&view, &owner).await?,
+                Err(error @ PeerError::Busy) => return conclude(total, Some(Unsent::by(&error))),
+                Err(error @ (PeerError::Refused(_) | PeerError::Unreachable(_))) => {
+                    let why = unasked.insert(Unsent::by(&error)).clone();
+                    match self.ask_next_best(&view, &owner).await {
+                        Err(Unsent::Unreachable) => return conclude(total, Some(why)),
+                        answer => answer?,
+                    }
+                }
             };
             add(&mut total, &answer);
             let Some(next) = answer.owner else {
                 previous = answer.previous;
                 previous.retain(|peer| asked.iter().all(|it| it.uid != peer.uid));
                 if previous.is_empty() {
-                    return Ok(total);
+                    return conclude(total, unasked);
                 }
                 continue;
             };
@@ -293,6 +318,11 @@ impl Route<'_> {
     }
 }
 
+/// What is said of a message at last, if somebody was not asked. What some have is not to be sent again.
+fn conclude(total: Delivered, unasked: Option<Unsent>) -> Result<Delivered, Unsent> {
+    unasked.filter(|_| total.written + total.held + total.dropped == 0).map_or(Ok(total), Err)
+}
+
 /// What is known of a key here was about to change for longer than a message waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this key is being claimed")]
@@ -306,9 +336,11 @@ pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role
         let released = sidecar.released.notified();
         tokio::pin!(released);
         released.as_mut().enable();
-        let (posted, epoch) = {
+        let (posted, epoch, whole) = {
             let mut registry = sidecar.registry();
-            (registry.post(key, message, role, Instant::now()), registry.view().version().epoch)
+            let view = Arc::clone(registry.view());
+            let posted = registry.post(key, message, role, Instant::now());
+            (posted, view.version().epoch, view.settings().unit == Unit::Key)
         };
         if posted.busy {
             if Instant::now() >= until {
@@ -331,7 +363,16 @@ pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role
             // All of it has begun to leave since: where to is known now.
             continue;
         }
-        delivered.away = posted.away + fates.moved;
+        // Some have it, and others of the key have begun to leave meanwhile. Where all of them arrive nobody could tell
+        // the ones from the others; and who was asked as the owner passes nothing on.
+        let passed_on = role == Role::Previous || posted.owner.is_some();
+        if passed_on && !(whole && delivered.written > 0) {
+            delivered.away = posted.away + fates.moved;
+        } else {
+            sidecar.metrics.messages_dropped("moved", fates.moved.into());
+            delivered.dropped += fates.moved;
+            delivered.away = posted.away;
+        }
         delivered.owner = posted.owner;
         delivered.previous = posted.previous;
         return Ok(delivered);
@@ -429,6 +470,20 @@ impl Fates {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_said_to_have_happened_where_somebody_was_not_asked_and_nothing_to_be_sent_again_where_some_have_it() {
+        let why = || Some(Unsent::Refused);
+        assert_eq!(conclude(Delivered::default(), why()), Err(Unsent::Refused));
+        assert_eq!(conclude(Delivered::default(), None), Ok(Delivered::default()));
+        for some in [
+            Delivered { written: 1, ..Delivered::default() },
+            Delivered { held: 1, ..Delivered::default() },
+            Delivered { dropped: 1, ..Delivered::default() },
+        ] {
+            assert_eq!(conclude(some.clone(), why()), Ok(some));
+        }
+    }
 
     #[test]
     fn an_answer_lists_as_many_connections_as_a_peer_reads_and_counts_all() {

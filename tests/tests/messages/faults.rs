@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use harness::http::{Answer, Http};
+use harness::http::{Answer, Http, refused};
 use harness::{Client, Crowd, Wire, until};
 use http::Method;
 use serde_json::Value;
@@ -43,6 +43,32 @@ async fn after_the_owner_was_killed_messages_find_its_clients_where_they_went() 
         if heard.iter().all(|heard| heard == &["found"]) { Ok(()) } else { Err(format!("{heard:?}")) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn nobody_is_said_to_be_connected_where_a_server_that_may_have_the_key_was_not_asked() {
+    let mut pool = Pool::new(&["a", "b", "c"], 2).await;
+    let before = pool.plan.keys_of(&pool.sidecars[1], 200);
+    pool.give(&[0, 1, 2]).await;
+    let moves = before.iter().find(|key| pool.plan.owner(key) == "c").expect("a third moves");
+    happened(&pool.sidecars[0].send_to(moves, "nobody is there").await, 0, 0);
+    pool.sidecars[1].write_file("peers", "another-secret-of-sidecars");
+    until("b does not believe the others any more", async || {
+        let answer = pool.sidecars[0].send_to(moves, "lost").await;
+        let said: Value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+        if (answer.status.as_u16(), &said["title"]) == (503, &Value::from("refused")) {
+            Ok(())
+        } else {
+            Err(said.to_string())
+        }
+    })
+    .await;
+    pool.sidecars[1].kill();
+    refused(&pool.sidecars[0].send_to(moves, "lost").await, 503, "unreachable");
+    // Its clients go to the new owner, and it is known where they are.
+    let mut client = Client::connect(pool.sidecars[0].listen, moves).await;
+    happened(&pool.sidecars[0].send_to(moves, "found").await, 1, 0);
+    assert_eq!(client.hear().await, Message::text("found"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
