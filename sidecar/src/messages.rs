@@ -279,6 +279,10 @@ impl Route<'_> {
                 return Ok(total);
             }
             if answer.epoch < newest {
+                if answer.written > 0 {
+                    // Those that stay there have it: asked again, it would write it again.
+                    return Ok(total);
+                }
                 // It will know that the key is its own: asking whom it takes for the owner would lead back here.
                 tokio::time::sleep(PLACEMENT_WAIT).await;
             } else {
