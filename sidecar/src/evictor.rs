@@ -16,6 +16,8 @@ use crate::sidecar::Sidecar;
 const TICK: Duration = Duration::from_millis(10);
 /// How often to look when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long a drained sidecar waits for others to take the messages that it holds.
+const PASSING_ON: Duration = Duration::from_secs(2);
 
 /// Runs until `stop` turns true.
 pub async fn run(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
@@ -133,6 +135,25 @@ async fn tell_peers(sidecar: &Sidecar, draining: bool) {
 
 /// Returns when a drain has nothing left, or no time.
 pub async fn drained(sidecar: &Sidecar) {
+    emptied(sidecar).await;
+    let until = Instant::now() + PASSING_ON;
+    loop {
+        let left = sidecar.drain().as_ref().map(|drain| drain.left(Instant::now()));
+        let promised = sidecar.registry().promised_messages();
+        if promised == 0 {
+            return;
+        }
+        if left.is_none_or(|left| left.is_zero()) || Instant::now() >= until {
+            tracing::warn!(messages = promised, "held messages are lost: nobody has taken them");
+            return;
+        }
+        sidecar.messages.misplaced.notify_one();
+        tokio::time::sleep(2 * TICK).await;
+    }
+}
+
+/// Returns when a drain has no connections left, or no time.
+async fn emptied(sidecar: &Sidecar) {
     loop {
         let left = sidecar.drain().as_ref().map(|drain| drain.left(Instant::now()));
         let all = sidecar.registry().all();

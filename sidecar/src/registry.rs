@@ -67,6 +67,8 @@ pub struct Registry {
     undecided: u64,
     totals: Totals,
     held_messages: Held<KeyId>,
+    /// Of the messages that were held, those on their way to other sidecars.
+    passing: usize,
     /// Held messages for which there was no room, by connections, since they were last asked for.
     unkept: u64,
     /// The keys whose audience may have changed since it was last asked for.
@@ -167,6 +169,7 @@ impl Registry {
             undecided: 0,
             totals: Totals::default(),
             held_messages: Held::default(),
+            passing: 0,
             unkept: 0,
             changes: Changes::default(),
             pins: Pins::default(),

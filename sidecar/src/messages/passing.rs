@@ -43,6 +43,7 @@ pub async fn run(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
 /// Gives messages to whoever owns their key now, in order. The first that it does not take waits here, with all behind it.
 async fn pass_on(sidecar: Arc<Sidecar>, misplaced: Misplaced) {
     let Misplaced { key, owner, messages } = misplaced;
+    let taken = messages.len();
     let mut messages = messages.into_iter();
     let mut left: Vec<HeldMessage> = Vec::new();
     for held in messages.by_ref() {
@@ -59,6 +60,6 @@ async fn pass_on(sidecar: Arc<Sidecar>, misplaced: Misplaced) {
         }
     }
     left.extend(messages);
-    sidecar.registry().settle_held(&key, left);
+    sidecar.registry().settle_held(&key, taken, left);
     sidecar.released.notify_waiters();
 }

@@ -237,14 +237,17 @@ impl Registry {
                 continue;
             }
             self.begin_change(&key);
-            misplaced.push(Misplaced { owner, messages: self.held_messages.take(id), key });
+            let messages = self.held_messages.take(id);
+            self.passing += messages.len();
+            misplaced.push(Misplaced { key, owner, messages });
         }
         misplaced
     }
 
-    /// Ends what [`Registry::misplaced`] has begun; holds the messages that could not be passed on.
-    pub fn settle_held(&mut self, key: &str, left: Vec<HeldMessage>) {
+    /// Ends what [`Registry::misplaced`] has begun with so many messages; holds those that could not be passed on.
+    pub fn settle_held(&mut self, key: &str, taken: usize, left: Vec<HeldMessage>) {
         let id = self.key_id(key);
+        self.passing -= taken;
         for held in left {
             let awaited = u64::from(held.awaited);
             self.unkept += if self.held_messages.keep(id, held) { 0 } else { awaited };
@@ -255,6 +258,11 @@ impl Registry {
     /// How many messages are held, and how many bytes that are.
     pub fn held_messages(&self) -> (usize, usize) {
         (self.held_messages.count(), self.held_messages.bytes())
+    }
+
+    /// How many messages nobody else has yet: held, or being passed on.
+    pub fn promised_messages(&self) -> usize {
+        self.held_messages.count() + self.passing
     }
 
     /// The connections of a key that are here.
@@ -318,6 +326,23 @@ mod tests {
             panic!("it is ours")
         };
         registry.register(&seat, link, false).0
+    }
+
+    #[test]
+    fn messages_that_are_being_passed_on_are_promised_until_somebody_has_them() {
+        let mut registry = owning();
+        let now = Instant::now();
+        for text in ["one", "two"] {
+            registry.post("ann", &message(text), Role::Owner { away: 1, left: LEFT }, now);
+        }
+        registry.place(&placement(3, &["b"], &[]));
+        let Misplaced { key, messages, .. } = registry.misplaced().remove(0);
+        assert_eq!((registry.held_messages().0, registry.promised_messages()), (0, 2));
+        registry.settle_held(&key, 2, messages[1..].to_vec());
+        assert_eq!((registry.held_messages().0, registry.promised_messages()), (1, 1));
+        let Misplaced { key, .. } = registry.misplaced().remove(0);
+        registry.settle_held(&key, 1, Vec::new());
+        assert_eq!((registry.promised_messages(), registry.ids.len()), (0, 0));
     }
 
     #[test]
