@@ -276,7 +276,11 @@ impl Registry {
     pub fn claim(&mut self, claim: &Claim) -> Option<ClaimAnswer<Peer>> {
         let standing = self.view.standing(&claim.key)?;
         let id = self.key_id(&claim.key);
-        let answer = self.keys[id].state.claim(&standing, claim.version, &claim.claimant);
+        let mut answer = self.keys[id].state.claim(&standing, claim.version, &claim.claimant);
+        if let ClaimAnswer::Released { away } = &mut answer {
+            // Those that were on their way here go on to the claimant.
+            *away += std::mem::take(&mut self.keys[id].expected);
+        }
         self.loose.insert(id);
         self.forget_if_empty(id);
         Some(answer)

@@ -167,7 +167,7 @@ impl Registry {
         let entry = &self.keys[id];
         let (told, staying): (Vec<_>, _) =
             entry.connections.iter().copied().partition(|id| self.connections[*id].is_told());
-        Here { away: entry.state.away(), told: u32::try_from(told.len()).unwrap_or(u32::MAX), staying }
+        Here { away: entry.state.away() + entry.expected, told: u32::try_from(told.len()).unwrap_or(u32::MAX), staying }
     }
 
     /// Gives a connection that has just arrived what is held for it; returns how many messages these were. It waits for
@@ -277,7 +277,7 @@ impl Registry {
 /// The connections of a key, as far as this sidecar knows of them.
 #[derive(Debug, Default)]
 struct Here {
-    /// Told to go, and gone.
+    /// Told to go, and gone: from here, or from a previous owner on their way here.
     away: u32,
     /// Told to go.
     told: u32,

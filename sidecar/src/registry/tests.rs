@@ -3,6 +3,7 @@ use ring::settings::{Settings, Strategy};
 use ring::{Holder, Placement, Version};
 
 use super::*;
+use crate::message::Message;
 
 fn peer(uid: &str) -> Peer {
     Peer { uid: uid.into(), address: format!("{uid}:1") }
@@ -118,6 +119,22 @@ fn what_was_evicted_is_told_to_the_claimant_once_it_is_released() {
     registry.remove(id);
     assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 1 }));
     assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 0 }));
+}
+
+#[test]
+fn whoever_claims_a_key_learns_of_connections_that_have_not_arrived_from_its_owner_before() {
+    let mut registry = Registry::new(View::new(peer("a"), Settings::default()));
+    registry.place(&placement(2, &["a"], &[(1, &["b"])]));
+    registry.expect("ann", 2);
+    registry.place(&placement(3, &["c"], &[(2, &["a"]), (1, &["b"])]));
+    let message = Message::new(ring::notice::MessageKind::Text, b"hello").unwrap();
+    let now = std::time::Instant::now();
+    assert_eq!(registry.post("ann", &message, Role::Previous, now).away, 2);
+    let version = Version { term: 1, epoch: 3 };
+    let claim = Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant: peer("c"), wait_ms: 0 };
+    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 2 }));
+    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 0 }));
+    assert_eq!(registry.post("ann", &message, Role::Previous, now).away, 0);
 }
 
 #[test]
