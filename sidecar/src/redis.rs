@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use self::client::Unusable;
 use crate::sidecar::Sidecar;
+use crate::tls::TlsError;
 
 /// How often the mounted files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -32,9 +33,16 @@ const LOOK: Duration = Duration::from_secs(2);
 struct Target {
     /// A secret.
     url: String,
-    ca: Option<PathBuf>,
+    ca: Option<Authorities>,
     prefix: String,
     messages: Published,
+}
+
+/// Whose certificates are believed. Compared by what they are: the file keeps its name when they are renewed.
+#[derive(Clone, PartialEq, Eq)]
+struct Authorities {
+    file: PathBuf,
+    pem: Vec<u8>,
 }
 
 impl std::fmt::Debug for Target {
@@ -100,7 +108,11 @@ impl Redis {
         let url = std::fs::read_to_string(&path).map_err(|error| Unusable::File(path.clone(), error.to_string()))?;
         let url = url.trim().to_owned();
         let prefix = settings.prefix.clone().ok_or(Unusable::Prefix)?;
-        let ca = settings.ca_from.as_ref().map(|ca| self.path(ca));
+        let authorities = |file: PathBuf| match std::fs::read(&file) {
+            Ok(pem) => Ok(Authorities { file, pem }),
+            Err(error) => Err(TlsError::Authorities(file, error.to_string())),
+        };
+        let ca = settings.ca_from.as_ref().map(|ca| authorities(self.path(ca))).transpose()?;
         Ok(Target { url, ca, prefix, messages: settings.messages })
     }
 
@@ -174,5 +186,30 @@ async fn until_other(sidecar: &Sidecar, target: &Target) {
         if sidecar.redis.target(settings).is_ok_and(|now| now != *target) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewed_authorities_are_another_target_and_missing_ones_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (url, ca) = (folder.path().join("url"), folder.path().join("ca"));
+        std::fs::write(&url, "rediss://redis\n").unwrap();
+        let redis = Redis::new(None);
+        let settings = Settings {
+            url_from: Mounted::File(url),
+            ca_from: Some(Mounted::File(ca.clone())),
+            prefix: Some("test:".into()),
+            messages: Published::Text,
+        };
+        assert!(matches!(redis.target(&settings), Err(Unusable::Tls(_))));
+        std::fs::write(&ca, "one").unwrap();
+        let one = redis.target(&settings).unwrap();
+        assert!(redis.target(&settings).unwrap() == one);
+        std::fs::write(&ca, "two").unwrap();
+        assert!(redis.target(&settings).unwrap() != one);
     }
 }

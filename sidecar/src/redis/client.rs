@@ -44,7 +44,7 @@ pub(super) fn new(target: &Target) -> Result<Client, Unusable> {
     // Messages and answers on one connection.
     config.version = RespVersion::RESP3;
     if config.tls.is_some() {
-        config.tls = Some(tls::client(target.ca.as_deref())?.into());
+        config.tls = Some(tls::client(target.ca.as_ref().map(|ca| ca.file.as_path()))?.into());
     }
     let mut builder = Builder::from_config(config);
     builder
