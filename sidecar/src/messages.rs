@@ -137,12 +137,21 @@ impl Unsent {
 impl Messages {
     /// Room for a message of so many bytes at most, for as long as it is on its way.
     pub async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Unsent> {
-        let bytes = u32::try_from(bytes.clamp(OVERHEAD, LARGEST + OVERHEAD)).unwrap_or(u32::MAX);
-        match tokio::time::timeout(BUSY, Arc::clone(&self.intake).acquire_many_owned(bytes)).await {
+        let room = Arc::clone(&self.intake).acquire_many_owned(size(bytes));
+        match tokio::time::timeout(BUSY, room).await {
             Ok(Ok(room)) => Ok(room),
             Ok(Err(_)) | Err(_) => Err(Unsent::Overloaded),
         }
     }
+
+    /// The same without a wait, which would hold up all that comes behind the message.
+    pub fn room_now(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Unsent> {
+        Arc::clone(&self.intake).try_acquire_many_owned(size(bytes)).map_err(|_| Unsent::Overloaded)
+    }
+}
+
+fn size(bytes: usize) -> u32 {
+    u32::try_from(bytes.clamp(OVERHEAD, LARGEST + OVERHEAD)).unwrap_or(u32::MAX)
 }
 
 /// Sends a message to every connection of a key.
@@ -487,6 +496,15 @@ mod tests {
         ] {
             assert_eq!(conclude(some.clone(), why()), Ok(some));
         }
+    }
+
+    #[test]
+    fn what_is_published_finds_room_at_once_or_not_at_all() {
+        let messages = Messages::default();
+        let rooms: Vec<_> = std::iter::from_fn(|| messages.room_now(LARGEST).ok()).take(1_000).collect();
+        assert_eq!(rooms.len(), INTAKE / LARGEST);
+        drop(rooms);
+        assert!(messages.room_now(LARGEST).is_ok());
     }
 
     #[test]

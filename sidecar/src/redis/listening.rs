@@ -83,14 +83,15 @@ async fn lament(sidecar: &Sidecar, mut errors: Receiver<(Error, Option<Server>)>
 async fn hear(sidecar: &Arc<Sidecar>, target: &Target, mut messages: Receiver<Publication>) {
     loop {
         match messages.recv().await {
-            Ok(publication) => take(sidecar, target, publication).await,
+            Ok(publication) => take(sidecar, target, &publication),
             Err(RecvError::Lagged(missed)) => sidecar.metrics.messages_dropped("missed", missed),
             Err(RecvError::Closed) => return std::future::pending().await,
         }
     }
 }
 
-async fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: Publication) {
+/// Without a wait: one key's messages would hold up those of all others.
+fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: &Publication) {
     let kind = match target.messages {
         Published::Text => MessageKind::Text,
         Published::Binary => MessageKind::Binary,
@@ -101,7 +102,7 @@ async fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: Publication)
         tracing::debug!(channel = %publication.channel, "what was published is no message: too long, or not UTF-8");
         return sidecar.metrics.messages_dropped("no_message", 1);
     };
-    let Ok(room) = sidecar.messages.room(message.size()).await else {
+    let Ok(room) = sidecar.messages.room_now(message.size()) else {
         return sidecar.metrics.messages_dropped("no_room", 1);
     };
     let sidecar = Arc::clone(sidecar);
