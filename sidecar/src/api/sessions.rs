@@ -10,7 +10,7 @@ use ring::Version;
 use ring::duration::GoDuration;
 use ring::wire::header::EPOCH;
 
-use super::{checked, openapi, read_body, ttl, unsent};
+use super::{checked, openapi, read_body, size_of, ttl, unsent};
 use crate::messages;
 use crate::problem::Refusal;
 use crate::redis::session::{self, DEFAULT_TTL, LONGEST_TTL, Session, SessionError};
@@ -28,7 +28,7 @@ use crate::sidecar::Sidecar;
         (status = 401, description = "No token, or a wrong one", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The keys of this pool prove nothing", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 409, description = "The pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Redis does not answer", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Redis does not answer, or as much is on its way as may be", body = openapi::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn get(
@@ -36,6 +36,7 @@ pub(super) async fn get(
     key: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let key = trusted(&sidecar, key)?;
+    let _room = sidecar.messages.room(session::LARGEST).await.map_err(unsent)?;
     let Some(session) = session::get(&sidecar, &key).await.map_err(unkept)? else {
         return Err(Refusal(StatusCode::NOT_FOUND, "no-session", "there is no session of this key".into()));
     };
@@ -62,7 +63,7 @@ pub(super) async fn get(
         (status = 403, description = "The keys of this pool prove nothing", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 409, description = "A newer placement has written it; or the pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 413, description = "The session is too long", body = openapi::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Redis does not answer", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Redis does not answer, or as much is on its way as may be", body = openapi::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn put(
@@ -80,6 +81,8 @@ pub(super) async fn put(
         let detail = format!("a session has at most {} bytes; keep less, or a reference", session::LARGEST);
         Refusal(StatusCode::PAYLOAD_TOO_LARGE, "too-long", detail)
     };
+    // Redis may hang: what waits for it takes up what messages may.
+    let _room = sidecar.messages.room(size_of(&request)).await.map_err(unsent)?;
     let body = read_body(request.into_body(), session::LARGEST, too_long).await?;
     session::put(&sidecar, &key, Session { version, content_type, body }, ttl).await.map_err(unkept)?;
     Ok(StatusCode::NO_CONTENT)

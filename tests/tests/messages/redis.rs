@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use fred::clients::Client as Publisher;
 use fred::interfaces::ClientLike as _;
 use fred::types::{ClusterHash, CustomCommand};
+use futures_util::{StreamExt as _, stream};
+use harness::http::Http;
 use harness::redis::{self, Redis, publish};
 use harness::wait::equal;
 use harness::{Client, Crowd, Sidecar, until};
@@ -323,6 +325,49 @@ async fn get(sidecar: &Sidecar, key: &str) -> String {
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     assert_eq!(answer.status.as_u16(), 200, "{body}");
     body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_wait_for_a_redis_that_hangs_take_a_bounded_amount() {
+    const SESSIONS: usize = 800;
+    let redis = Redis::start().await;
+    let mut pool = pool(&redis, &["a"], 1).await;
+    listens(&pool, 1).await;
+    put(&pool.sidecars[0], "ann", "before", &[]).await;
+    let before = pool.sidecars[0].process().memory();
+    redis.hang();
+    let (api, http, body) = (pool.sidecars[0].api.expect("an API"), Http::default(), "x".repeat(262_144));
+    let write = |n: usize| {
+        let (http, body) = (&http, body.clone());
+        async move {
+            let path = format!("/v1/keys/user-{n}/session");
+            // Who is refused before its body was read may see the end of its connection first.
+            let answer = http.send_with(&[], Method::PUT, api, &path, body).await;
+            answer.map_or(503, |answer| answer.status.as_u16())
+        }
+    };
+    let writes = stream::iter(0..SESSIONS).map(write).buffer_unordered(SESSIONS).collect::<Vec<_>>();
+    let mut most = 0;
+    let watch = async {
+        loop {
+            most = most.max(pool.sidecars[0].process().memory());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let answers = tokio::select! {
+        answers = writes => answers,
+        () = watch => unreachable!("it watches for ever"),
+    };
+    assert!(answers.iter().all(|status| *status == 503), "{answers:?}");
+    // 200 MB wait to be written.
+    assert!(most < before + 140 * 1024 * 1024, "{before} bytes before, {most} at most");
+    redis.go_on();
+    listens(&pool, 1).await;
+    until("sessions are kept again", async || {
+        let answer = pool.sidecars[0].ask_api(&[], Method::GET, "/v1/keys/ann/session", "").await;
+        equal(&answer.status.as_u16(), &200)
+    })
+    .await;
 }
 
 #[tokio::test]
