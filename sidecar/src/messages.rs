@@ -38,7 +38,7 @@ pub const HOLD: Duration = Duration::from_secs(20);
 /// How long a client that does not read may keep its sender waiting.
 pub const SLOW: Duration = Duration::from_secs(2);
 /// How long a message waits for those of its key before it.
-const TURN: Duration = Duration::from_secs(5);
+pub const TURN: Duration = Duration::from_secs(5);
 /// How long a message waits while its key is claimed, or while held messages are passed on.
 const BUSY: Duration = Duration::from_secs(1);
 /// How long a message is sent on by sidecars with different placements.
@@ -48,18 +48,27 @@ const INTAKE: usize = 64 * 1024 * 1024;
 /// What a message takes up at least: its task, its request.
 const OVERHEAD: usize = 4 * 1024;
 
+/// How many messages for everybody are written here at a time: each has a receipt for each connection.
+const BROADCASTS: usize = 8;
+
+/// The turn of a message for everybody.
+#[derive(Debug)]
+pub struct BroadcastTurn(#[allow(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit);
+
 /// Messages on their way to clients.
 #[derive(Debug)]
 pub struct Messages {
     lanes: Lanes,
     intake: Arc<Semaphore>,
+    broadcasts: Arc<Semaphore>,
     /// Wakes whoever passes held messages on.
     pub misplaced: Notify,
 }
 
 impl Default for Messages {
     fn default() -> Self {
-        Self { lanes: Lanes::default(), intake: Arc::new(Semaphore::new(INTAKE)), misplaced: Notify::new() }
+        let [intake, broadcasts] = [INTAKE, BROADCASTS].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { lanes: Lanes::default(), intake, broadcasts, misplaced: Notify::new() }
     }
 }
 
@@ -144,7 +153,15 @@ impl Messages {
         }
     }
 
-    /// The same without a wait, which would hold up all that comes behind the message.
+    /// The turn of a message for everybody, after those before it.
+    pub async fn broadcast_turn(&self) -> Result<BroadcastTurn, Unsent> {
+        match tokio::time::timeout(TURN, Arc::clone(&self.broadcasts).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(BroadcastTurn(turn)),
+            Ok(Err(_)) | Err(_) => Err(Unsent::Overloaded),
+        }
+    }
+
+    /// The same as [`Messages::room`] without a wait, which would hold up all that comes behind the message.
     pub fn room_now(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Unsent> {
         Arc::clone(&self.intake).try_acquire_many_owned(size(bytes)).map_err(|_| Unsent::Overloaded)
     }
@@ -184,9 +201,10 @@ pub async fn hear(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Resul
 pub async fn send_to_all(sidecar: &Arc<Sidecar>, message: &Message) -> Result<(Delivered, u32), Unsent> {
     let view = sidecar.view();
     check_trust(&view)?;
+    let turn = sidecar.messages.broadcast_turn().await?;
     let peers = view.peers();
     let there = join_all(peers.iter().map(|peer| sidecar.peers.broadcast(peer, message)));
-    let (mut total, there) = tokio::join!(deliver_to_all(sidecar, message), there);
+    let (mut total, there) = tokio::join!(deliver_to_all(sidecar, message, turn), there);
     let mut unreachable = 0;
     for answer in there {
         match answer {
@@ -393,7 +411,7 @@ pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role
 }
 
 /// Gives a message to every connection here.
-pub async fn deliver_to_all(sidecar: &Sidecar, message: &Message) -> Delivered {
+pub async fn deliver_to_all(sidecar: &Sidecar, message: &Message, _turn: BroadcastTurn) -> Delivered {
     let receipts = sidecar.registry().post_to_all(message);
     let fates = Fates::of(receipts).await;
     fates.count(sidecar);
@@ -496,6 +514,20 @@ mod tests {
         ] {
             assert_eq!(conclude(some.clone(), why()), Ok(some));
         }
+    }
+
+    #[tokio::test]
+    async fn messages_for_everybody_take_turns() {
+        let messages = Messages::default();
+        let mut turns = Vec::new();
+        for _ in 0..BROADCASTS {
+            turns.push(messages.broadcast_turn().await.expect("a turn"));
+        }
+        let next = messages.broadcast_turn();
+        tokio::pin!(next);
+        assert!(futures_util::poll!(&mut next).is_pending());
+        turns.pop();
+        next.await.expect("a turn");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use crate::auth::peer::PeerAuth;
 use crate::auth::sha256;
 use crate::message::Message;
-use crate::messages::{Errand, SLOW, kind_name};
+use crate::messages::{Errand, SLOW, TURN, kind_name};
 use crate::registry::Role;
 
 /// How long a peer may take to accept a connection; it is tried twice.
@@ -167,7 +167,7 @@ impl Peers {
         let _room = self.room(peer).await?;
         let path = format!("{BROADCASTS}?kind={}", kind_name(message.kind()));
         let asked = Asked { method: Method::POST, path: &path, key: None, body: message.payload() };
-        read(&self.send(peer, asked, CLAIM_TIMEOUT + SLOW).await?)
+        read(&self.send(peer, asked, CLAIM_TIMEOUT + TURN + SLOW).await?)
     }
 
     /// Asks a peer for the connections of a key that it holds.

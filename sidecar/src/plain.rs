@@ -280,10 +280,7 @@ async fn answer_message(sidecar: &Sidecar, request: Request<Incoming>, key: Opti
     let (Some(Errand { kind, role }), Some(key)) = (errand, key) else {
         return text(StatusCode::BAD_REQUEST, "not a message for a key");
     };
-    let size = request.body().size_hint().upper().and_then(|size| size.try_into().ok()).unwrap_or(message::LARGEST);
-    let Ok(_room) = sidecar.messages.room(size).await else {
-        return text(StatusCode::TOO_MANY_REQUESTS, "too many messages are on their way here");
-    };
+    let Ok(_room) = sidecar.messages.room(size_of(&request)).await else { return too_many() };
     let Some(message) = read_message(request, kind).await else {
         return text(StatusCode::BAD_REQUEST, "not a message");
     };
@@ -297,10 +294,23 @@ async fn answer_broadcast(sidecar: &Sidecar, request: Request<Incoming>) -> Resp
     let Some(kind) = request.uri().query().and_then(messages::broadcast_kind) else {
         return text(StatusCode::BAD_REQUEST, "not a message for everybody");
     };
-    match read_message(request, kind).await {
-        Some(message) => json(StatusCode::OK, &messages::deliver_to_all(sidecar, &message).await),
-        None => text(StatusCode::BAD_REQUEST, "not a message"),
+    let Ok(_room) = sidecar.messages.room(size_of(&request)).await else { return too_many() };
+    let Some(message) = read_message(request, kind).await else {
+        return text(StatusCode::BAD_REQUEST, "not a message");
+    };
+    match sidecar.messages.broadcast_turn().await {
+        Ok(turn) => json(StatusCode::OK, &messages::deliver_to_all(sidecar, &message, turn).await),
+        Err(_) => too_many(),
     }
+}
+
+fn too_many() -> Response<Body> {
+    text(StatusCode::TOO_MANY_REQUESTS, "too many messages are on their way here")
+}
+
+/// What a message may take up.
+fn size_of(request: &Request<Incoming>) -> usize {
+    request.body().size_hint().upper().and_then(|size| size.try_into().ok()).unwrap_or(message::LARGEST)
 }
 
 fn answer_connections(sidecar: &Sidecar, key: Option<&str>) -> Response<Body> {

@@ -115,7 +115,10 @@ fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: &Publication) {
                     sidecar.metrics.messages_dropped("published", 1);
                 }
             }
-            None => drop(messages::deliver_to_all(&sidecar, &message).await),
+            None => match sidecar.messages.broadcast_turn().await {
+                Ok(turn) => drop(messages::deliver_to_all(&sidecar, &message, turn).await),
+                Err(_) => sidecar.metrics.messages_dropped("no_room", 1),
+            },
         }
     });
 }
