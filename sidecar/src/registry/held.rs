@@ -10,6 +10,9 @@ const CAPACITY: usize = 16 * 1024 * 1024;
 /// The most that is held for one key, in bytes: what one mailbox takes.
 const PER_KEY: usize = crate::relay::CAPACITY;
 
+/// What a message costs beside its frame, in bytes: its place here, and the frame's in memory.
+const OVERHEAD: usize = 128;
+
 /// A message that is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldMessage {
@@ -19,6 +22,12 @@ pub struct HeldMessage {
     pub awaited: u32,
     /// When it is worth nothing any more.
     pub until: Instant,
+}
+
+impl HeldMessage {
+    fn size(&self) -> usize {
+        self.message.size() + OVERHEAD
+    }
 }
 
 /// What is held, by key and in the order in which it came.
@@ -44,7 +53,7 @@ impl<K: Copy + Eq + std::hash::Hash> Held<K> {
     /// Keeps a message behind those that are there. False when there is no room.
     #[must_use]
     pub(super) fn keep(&mut self, key: K, held: HeldMessage) -> bool {
-        let size = held.message.size();
+        let size = held.size();
         let taken = self.queues.get(&key).map_or(0, |queue| queue.bytes);
         if self.bytes + size > CAPACITY || (taken > 0 && taken + size > PER_KEY) {
             return false;
@@ -93,7 +102,7 @@ impl<K: Copy + Eq + std::hash::Hash> Held<K> {
         let before = queue.bytes;
         queue.messages.retain(|held| {
             let stays = keep(held);
-            queue.bytes -= if stays { 0 } else { held.message.size() };
+            queue.bytes -= if stays { 0 } else { held.size() };
             stays
         });
         self.bytes -= before - queue.bytes;
@@ -168,6 +177,7 @@ mod tests {
         let kept = (0..10).filter(|_| all.keep(0, held(&text, 1, until))).count();
         assert_eq!(kept, 2);
         let kept = (1..1_000).filter(|key| all.keep(*key, held(&text, 1, until))).count();
+        assert!((0..10_000).filter(|_| all.keep(0, held("tiny", 1, until))).count() < PER_KEY / OVERHEAD);
         assert!(all.bytes() <= CAPACITY && kept < 200, "{kept} of {} bytes", all.bytes());
     }
 }
