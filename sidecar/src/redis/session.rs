@@ -1,7 +1,8 @@
 //! Sessions: what an app remembers of a key, for whichever server has it next.
 //!
 //! Each write says under which placement its server got the key. One from an older placement than the last is refused:
-//! that server has lost the key, and does not know it yet.
+//! that server has lost the key, and does not know it yet. Placements of another pool are not compared: one that is deleted
+//! and made again begins anew.
 
 use std::time::Duration;
 
@@ -20,17 +21,18 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
 /// How long it may be kept: 30 days.
 pub const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// Writes a session unless a newer placement has written it: KEYS[1], then its version, content type, body and time to
-/// live in milliseconds. Returns the version that is there already if that is newer.
+/// Writes a session unless a newer placement of its pool has written it: KEYS[1], then its version, content type, body,
+/// time to live in milliseconds, and the pool's UID. Returns the version that is there already if that is newer.
 const PUT: &str = "
-local there = redis.call('HGET', KEYS[1], 'version')
-if there then
+local last = redis.call('HMGET', KEYS[1], 'version', 'pool')
+local there = last[1]
+if there and last[2] == ARGV[5] then
   local term, epoch = string.match(there, '^(%d+)%.(%d+)$')
   local new_term, new_epoch = string.match(ARGV[1], '^(%d+)%.(%d+)$')
   term, epoch, new_term, new_epoch = tonumber(term), tonumber(epoch), tonumber(new_term), tonumber(new_epoch)
   if term > new_term or (term == new_term and epoch > new_epoch) then return there end
 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], 'type', ARGV[2], 'body', ARGV[3])
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'type', ARGV[2], 'body', ARGV[3], 'pool', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return false";
 
@@ -77,7 +79,9 @@ pub async fn put(sidecar: &Sidecar, key: &str, session: Session, ttl: Duration) 
     let (client, name) = client(sidecar, key)?;
     let Session { version, content_type, body } = session;
     let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-    let values: Vec<Value> = vec![version.token().into(), content_type.into(), Value::Bytes(body), ttl.into()];
+    let pool = sidecar.view().pool_uid().to_owned();
+    let values: Vec<Value> =
+        vec![version.token().into(), content_type.into(), Value::Bytes(body), ttl.into(), pool.into()];
     let newer: Option<String> = client.eval(PUT, name, values).await.map_err(away)?;
     match newer {
         None => Ok(()),

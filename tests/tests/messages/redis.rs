@@ -233,7 +233,7 @@ async fn redis_may_want_tls_a_user_and_a_prefix() {
     }
     // No more than this user needs.
     let may = "user wspool on >s3cret ~own:* &own:* -@all +hello +auth +client|setname +client|id +ping +info \
-               +subscribe +unsubscribe +publish +hmget +hset +hget +pexpire +eval +del";
+               +subscribe +unsubscribe +publish +hmget +hset +pexpire +eval +del";
     std::fs::write(path("users.acl"), format!("user default off\n{may}\n")).expect("a file in a temporary folder");
     let [port, ca, cert, key, acl] =
         [address.port().to_string(), path("ca.pem"), path("cert.pem"), path("key.pem"), path("users.acl")];
@@ -407,6 +407,17 @@ async fn a_session_goes_with_its_key_and_a_server_that_has_lost_it_cannot_overwr
     ] {
         refused(&pool.sidecars[0].ask_api(headers, Method::PUT, path, body).await, status, title);
     }
+    // The pool is deleted and made again: its placements begin anew.
+    let session = format!("{PREFIX}session:bob");
+    let before = [&session, "version", "9.9", "pool", "before", "type", "text/plain", "body", "of the pool before"];
+    let command = CustomCommand::new_static("HSET", ClusterHash::FirstKey, false);
+    let written: u64 = redis.client().await.custom(command, before.to_vec()).await.expect("Redis answers");
+    assert_eq!((written, get(&pool.sidecars[0], "bob").await.as_str()), (4, "of the pool before"));
+    put(&pool.sidecars[0], "bob", "of the new one", &[("wspool-epoch", &older)]).await;
+    let stale =
+        pool.sidecars[0].ask_api(&[("wspool-epoch", "0.9")], Method::PUT, "/v1/keys/bob/session", "stale").await;
+    refused(&stale, 409, "stale");
+
     pool.plan.placement.settings.redis = None;
     pool.give(&[0, 1]).await;
     until("there is no Redis any more", async || {
