@@ -88,26 +88,31 @@ pub(super) async fn put(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Forget a key's session.
+/// Forget a key's session. As with `PUT`, a server that has lost the key cannot.
 #[utoipa::path(
     delete,
     path = "/v1/keys/{key}/session",
-    params(("key" = String, Path, description = "The key, percent-encoded; at most 1024 bytes")),
+    params(
+        ("key" = String, Path, description = "The key, percent-encoded; at most 1024 bytes"),
+        ("wspool-epoch" = Option<String>, Header, description = "The header of this name in the key's handshake. Left out: the placement that this sidecar has"),
+    ),
     responses(
         (status = 204, description = "There is none any more"),
-        (status = 400, description = "Not a key", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "Not a key, or not an epoch", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The keys of this pool prove nothing", body = openapi::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A newer placement has written it; or the pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 503, description = "Redis does not answer", body = openapi::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn delete(
     State(sidecar): State<Arc<Sidecar>>,
     key: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Refusal> {
     let key = trusted(&sidecar, key)?;
-    session::delete(&sidecar, &key).await.map_err(unkept)?;
+    let version = version(&sidecar, &headers)?;
+    session::delete(&sidecar, &key, version).await.map_err(unkept)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::Client;
-use fred::interfaces::{ClientLike as _, HashesInterface as _, KeysInterface as _, LuaInterface as _};
+use fred::interfaces::{ClientLike as _, HashesInterface as _, LuaInterface as _};
 use fred::types::Value;
 use ring::Version;
 
@@ -21,20 +21,34 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
 /// How long it may be kept: 30 days.
 pub const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// Writes a session unless a newer placement of its pool has written it: KEYS[1], then its version, content type, body,
-/// time to live in milliseconds, and the pool's UID. Returns the version that is there already if that is newer.
-const PUT: &str = "
+/// Returns the version that is there already if that is newer than ARGV[1], under the pool's UID ARGV[2].
+macro_rules! fenced {
+    ($write:literal) => {
+        concat!(
+            "
 local last = redis.call('HMGET', KEYS[1], 'version', 'pool')
 local there = last[1]
-if there and last[2] == ARGV[5] then
+if there and last[2] == ARGV[2] then
   local term, epoch = string.match(there, '^(%d+)%.(%d+)$')
   local new_term, new_epoch = string.match(ARGV[1], '^(%d+)%.(%d+)$')
   term, epoch, new_term, new_epoch = tonumber(term), tonumber(epoch), tonumber(new_term), tonumber(new_epoch)
   if term > new_term or (term == new_term and epoch > new_epoch) then return there end
 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], 'type', ARGV[2], 'body', ARGV[3], 'pool', ARGV[5])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return false";
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'pool', ARGV[2]",
+            $write,
+            ")
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return false"
+        )
+    };
+}
+
+/// Writes a session unless a newer placement of its pool has: its version, the pool's UID, its time to live in
+/// milliseconds, its content type and its body.
+const PUT: &str = fenced!(", 'type', ARGV[4], 'body', ARGV[5]");
+/// Forgets a session likewise. Who has forgotten it stays, so that no older placement writes it again.
+const DELETE: &str = fenced!("");
 
 /// What is remembered of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,22 +92,32 @@ pub async fn get(sidecar: &Sidecar, key: &str) -> Result<Option<Session>, Sessio
 pub async fn put(sidecar: &Sidecar, key: &str, session: Session, ttl: Duration) -> Result<(), SessionError> {
     let (client, name) = client(sidecar, key)?;
     let Session { version, content_type, body } = session;
+    write(sidecar, client, PUT, name, version, ttl, vec![content_type.into(), Value::Bytes(body)]).await
+}
+
+/// Forgets the session of a key.
+pub async fn delete(sidecar: &Sidecar, key: &str, version: Version) -> Result<(), SessionError> {
+    let (client, name) = client(sidecar, key)?;
+    write(sidecar, client, DELETE, name, version, DEFAULT_TTL, Vec::new()).await
+}
+
+async fn write(
+    sidecar: &Sidecar,
+    client: Client,
+    script: &'static str,
+    name: String,
+    version: Version,
+    ttl: Duration,
+    rest: Vec<Value>,
+) -> Result<(), SessionError> {
     let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-    let pool = sidecar.view().pool_uid().to_owned();
-    let values: Vec<Value> =
-        vec![version.token().into(), content_type.into(), Value::Bytes(body), ttl.into(), pool.into()];
-    let newer: Option<String> = client.eval(PUT, name, values).await.map_err(away)?;
+    let mut values: Vec<Value> = vec![version.token().into(), sidecar.view().pool_uid().to_owned().into(), ttl.into()];
+    values.extend(rest);
+    let newer: Option<String> = client.eval(script, name, values).await.map_err(away)?;
     match newer {
         None => Ok(()),
         Some(newer) => Err(SessionError::Stale(Version::from_token(&newer).unwrap_or_default())),
     }
-}
-
-/// Forgets the session of a key; says whether there was one.
-pub async fn delete(sidecar: &Sidecar, key: &str) -> Result<bool, SessionError> {
-    let (client, name) = client(sidecar, key)?;
-    let deleted: u64 = client.del(name).await.map_err(away)?;
-    Ok(deleted > 0)
 }
 
 fn client(sidecar: &Sidecar, key: &str) -> Result<(Client, String), SessionError> {

@@ -388,10 +388,16 @@ async fn a_session_goes_with_its_key_and_a_server_that_has_lost_it_cannot_overwr
     let stale = pool.sidecars[0].ask_api(&[("wspool-epoch", &older)], Method::PUT, path, "stale").await;
     assert!(refused(&stale, 409, "stale").contains(&newer), "it names the newer one");
     assert_eq!(get(&pool.sidecars[0], "ann").await, "newer");
-    assert_eq!(pool.sidecars[0].ask_api(&[], Method::DELETE, path, "").await.status.as_u16(), 204);
+    refused(&pool.sidecars[0].ask_api(&[("wspool-epoch", &older)], Method::DELETE, path, "").await, 409, "stale");
+    let forgotten = pool.sidecars[1].ask_api(&[("wspool-epoch", &newer)], Method::DELETE, path, "").await;
+    assert_eq!(forgotten.status.as_u16(), 204);
     refused(&pool.sidecars[1].ask_api(&[], Method::GET, path, "").await, 404, "no-session");
+    let stale = pool.sidecars[0].ask_api(&[("wspool-epoch", &older)], Method::PUT, path, "stale").await;
+    refused(&stale, 409, "stale");
 
-    let short = pool.sidecars[0].ask_api(&[], Method::PUT, "/v1/keys/ann/session?ttl=1s", "gone soon").await;
+    let short = pool.sidecars[0]
+        .ask_api(&[("wspool-epoch", &newer)], Method::PUT, "/v1/keys/ann/session?ttl=1s", "gone soon")
+        .await;
     assert_eq!(short.status.as_u16(), 204);
     until("its time is over", async || {
         equal(&pool.sidecars[0].ask_api(&[], Method::GET, path, "").await.status.as_u16(), &404)
