@@ -545,6 +545,11 @@ impl Registry {
         self.held + self.transit
     }
 
+    /// Whether a key has connections here, or one that is being set up: then nobody else has it.
+    pub fn holds(&self, key: &str) -> bool {
+        self.ids.get(key).is_some_and(|id| self.keys[*id].state.connections() > 0)
+    }
+
     /// Whether there are as many as `limits.connections` allows.
     pub fn is_full(&self) -> bool {
         let limit = u64::from(self.view.settings().limits.connections);

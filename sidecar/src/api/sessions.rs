@@ -53,7 +53,7 @@ pub(super) async fn get(
     params(
         ("key" = String, Path, description = "The key, percent-encoded; at most 1024 bytes"),
         ("ttl" = Option<String>, Query, description = "How long it is kept, 1s to 720h. Left out: 1h"),
-        ("wspool-epoch" = Option<String>, Header, description = "The header of this name in the key's handshake. Left out: the placement that this sidecar has"),
+        ("wspool-epoch" = Option<String>, Header, description = "The header of this name in the key's handshake. Not needed where the key is connected, or belongs"),
     ),
     request_body(description = "The session, at most 262144 bytes", content_type = "application/octet-stream", content = Vec<u8>),
     responses(
@@ -61,7 +61,7 @@ pub(super) async fn get(
         (status = 400, description = "Not a key, not a time to live, or not an epoch", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The keys of this pool prove nothing", body = openapi::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "A newer placement has written it; or the pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A newer placement has written it; the key is at another server, and no epoch was sent; or the pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 413, description = "The session is too long", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 503, description = "Redis does not answer, or as much is on its way as may be", body = openapi::Problem, content_type = "application/problem+json"),
     )
@@ -74,7 +74,7 @@ pub(super) async fn put(
     let key = trusted(&sidecar, key)?;
     let given = ttl(request.uri().query().unwrap_or_default(), GoDuration(LONGEST_TTL))?;
     let ttl = given.unwrap_or(DEFAULT_TTL);
-    let version = version(&sidecar, request.headers())?;
+    let version = version(&sidecar, &key, request.headers())?;
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
     let too_long = || {
@@ -94,14 +94,14 @@ pub(super) async fn put(
     path = "/v1/keys/{key}/session",
     params(
         ("key" = String, Path, description = "The key, percent-encoded; at most 1024 bytes"),
-        ("wspool-epoch" = Option<String>, Header, description = "The header of this name in the key's handshake. Left out: the placement that this sidecar has"),
+        ("wspool-epoch" = Option<String>, Header, description = "The header of this name in the key's handshake. Not needed where the key is connected, or belongs"),
     ),
     responses(
         (status = 204, description = "There is none any more"),
         (status = 400, description = "Not a key, or not an epoch", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The keys of this pool prove nothing", body = openapi::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "A newer placement has written it; or the pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A newer placement has written it; the key is at another server, and no epoch was sent; or the pool has no Redis", body = openapi::Problem, content_type = "application/problem+json"),
         (status = 503, description = "Redis does not answer", body = openapi::Problem, content_type = "application/problem+json"),
     )
 )]
@@ -111,7 +111,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Refusal> {
     let key = trusted(&sidecar, key)?;
-    let version = version(&sidecar, &headers)?;
+    let version = version(&sidecar, &key, &headers)?;
     session::delete(&sidecar, &key, version).await.map_err(unkept)?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -123,11 +123,25 @@ fn trusted(sidecar: &Sidecar, key: Result<Path<String>, PathRejection>) -> Resul
     Ok(key)
 }
 
-fn version(sidecar: &Sidecar, headers: &HeaderMap) -> Result<Version, Refusal> {
-    let Some(given) = headers.get(EPOCH) else { return Ok(sidecar.view().version()) };
-    given.to_str().ok().and_then(Version::from_token).ok_or_else(|| {
-        let detail = format!("{EPOCH} is {given:?}; send the header of this name that came with the handshake");
-        Refusal(StatusCode::BAD_REQUEST, "bad-epoch", detail)
+/// The placement under which this server has the key.
+fn version(sidecar: &Sidecar, key: &str, headers: &HeaderMap) -> Result<Version, Refusal> {
+    let given = headers.get(EPOCH).map(|given| {
+        given.to_str().ok().and_then(Version::from_token).ok_or_else(|| {
+            let detail = format!("{EPOCH} is {given:?}; send the header of this name that came with the handshake");
+            Refusal(StatusCode::BAD_REQUEST, "bad-epoch", detail)
+        })
+    });
+    let given = given.transpose()?;
+    let registry = sidecar.registry();
+    let view = registry.view();
+    // While it is here nobody else has it, however old the connection is that the app speaks of.
+    if registry.holds(key) {
+        return Ok(view.version());
+    }
+    let owns = view.by_load() || view.standing(key).is_none_or(|standing| standing.mine);
+    given.or(owns.then(|| view.version())).ok_or_else(|| {
+        let detail = format!("this key is at another server; send the {EPOCH} that came with its handshake");
+        Refusal(StatusCode::CONFLICT, "not-here", detail)
     })
 }
 

@@ -408,11 +408,21 @@ async fn a_session_goes_with_its_key_and_a_server_that_has_lost_it_cannot_overwr
         ("/v1/keys/ann/session?ttl=0s", &[][..], "x", 400, "bad-ttl"),
         ("/v1/keys/ann/session?ttl=a-while", &[], "x", 400, "bad-ttl"),
         (path, &[("wspool-epoch", "7")], "x", 400, "bad-epoch"),
-        (path, &[], &"x".repeat(262_145), 413, "too-long"),
+        (path, &[("wspool-epoch", &newer)], &"x".repeat(262_145), 413, "too-long"),
         ("/v1/keys/a%00b/session", &[], "x", 400, "bad-key"),
     ] {
         refused(&pool.sidecars[0].ask_api(headers, Method::PUT, path, body).await, status, title);
     }
+    // A server that has the key writes whatever handshake the app speaks of, and another one only with a newer one.
+    let key = pool.plan.keys_of(&pool.sidecars[1], 1).remove(0);
+    let held = format!("/v1/keys/{key}/session");
+    let _device = Client::connect(pool.sidecars[0].listen, &key).await;
+    put(&pool.sidecars[1], &key, "first", &[]).await;
+    put(&pool.sidecars[1], &key, "second", &[("wspool-epoch", "0.1")]).await;
+    refused(&pool.sidecars[0].ask_api(&[], Method::PUT, &held, "not here").await, 409, "not-here");
+    refused(&pool.sidecars[0].ask_api(&[("wspool-epoch", "0.1")], Method::PUT, &held, "old").await, 409, "stale");
+    assert_eq!(get(&pool.sidecars[0], &key).await, "second");
+
     // The pool is deleted and made again: its placements begin anew.
     let session = format!("{PREFIX}session:bob");
     let before = [&session, "version", "9.9", "pool", "before", "type", "text/plain", "body", "of the pool before"];
