@@ -178,7 +178,7 @@ pub async fn send(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Resul
         return Err(Unsent::Keyless);
     }
     check_trust(&view)?;
-    let turn = sidecar.messages.lanes.enter(key).ok_or(Unsent::TooFast)?;
+    let turn = sidecar.messages.lanes.enter(key, message.size()).ok_or(Unsent::TooFast)?;
     let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
     Route { sidecar, key, message, began: Instant::now() }.follow().await
 }
@@ -186,7 +186,7 @@ pub async fn send(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Resul
 /// Takes what was published for a key: writes it to its connections here. What those miss that have been told to go is
 /// held by the key's next owner, until it hears by itself.
 pub async fn hear(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Result<(), Unsent> {
-    let turn = sidecar.messages.lanes.enter(key).ok_or(Unsent::TooFast)?;
+    let turn = sidecar.messages.lanes.enter(key, message.size()).ok_or(Unsent::TooFast)?;
     let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
     let view = sidecar.view();
     let owner = view.standing(key).filter(|standing| !standing.mine).and_then(|standing| standing.owner);

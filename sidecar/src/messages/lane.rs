@@ -1,12 +1,15 @@
 //! One message of a key at a time, in the order in which they came: so a slow key holds up no other.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The most messages of one key that wait for their turn.
 const LONGEST: usize = 1_024;
+/// The most that waits for its turn of one key, in bytes: the others need room, too.
+const LARGEST: usize = 4 * 1024 * 1024;
 
 type ByKey = Arc<Mutex<HashMap<Arc<str>, Arc<Lane>>>>;
 
@@ -17,6 +20,8 @@ pub(super) struct Lanes(ByKey);
 #[derive(Debug)]
 struct Lane {
     turn: Arc<Semaphore>,
+    /// What its messages take up. Changed under the lock of all lanes.
+    bytes: AtomicUsize,
 }
 
 /// A message's place in its lane.
@@ -24,6 +29,7 @@ struct Lane {
 struct Place {
     lanes: ByKey,
     key: Arc<str>,
+    bytes: usize,
     /// Given back first.
     lane: Option<Arc<Lane>>,
 }
@@ -36,26 +42,29 @@ pub(super) struct Turn {
 }
 
 impl Lanes {
-    /// Takes a place behind those that are there; `None` when there are too many. The turn comes in the order of the
+    /// Takes a place for so many bytes behind those that are there; `None` when there are too many. The turn comes in the order of the
     /// places, from the first poll on.
-    pub(super) fn enter(&self, key: &str) -> Option<impl Future<Output = Turn> + use<>> {
+    pub(super) fn enter(&self, key: &str, bytes: usize) -> Option<impl Future<Output = Turn> + use<>> {
         let (key, lane) = {
             let mut lanes = lock(&self.0);
             let lane = if let Some((key, lane)) = lanes.get_key_value(key) {
                 (Arc::clone(key), Arc::clone(lane))
             } else {
-                let (key, lane) = (Arc::<str>::from(key), Arc::new(Lane { turn: Arc::new(Semaphore::new(1)) }));
+                let lane = Lane { turn: Arc::new(Semaphore::new(1)), bytes: AtomicUsize::new(0) };
+                let (key, lane) = (Arc::<str>::from(key), Arc::new(lane));
                 lanes.insert(Arc::clone(&key), Arc::clone(&lane));
                 (key, lane)
             };
             // The map has one, and this place another.
-            if Arc::strong_count(&lane.1) - 2 >= LONGEST {
+            let waiting = lane.1.bytes.load(Ordering::Relaxed);
+            if Arc::strong_count(&lane.1) - 2 >= LONGEST || (waiting > 0 && waiting + bytes > LARGEST) {
                 return None;
             }
+            lane.1.bytes.store(waiting + bytes, Ordering::Relaxed);
             lane
         };
         let turn = Arc::clone(&lane.turn);
-        let place = Place { lanes: Arc::clone(&self.0), key, lane: Some(lane) };
+        let place = Place { lanes: Arc::clone(&self.0), key, bytes, lane: Some(lane) };
         Some(async move {
             // A lane's semaphore is never closed.
             let permit = turn.acquire_owned().await.ok();
@@ -67,7 +76,9 @@ impl Lanes {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut lanes = lock(&self.lanes);
-        self.lane = None;
+        if let Some(lane) = self.lane.take() {
+            lane.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
         if lanes.get(&self.key).is_some_and(|lane| Arc::strong_count(lane) == 1) {
             lanes.remove(&self.key);
         }
@@ -87,10 +98,10 @@ mod tests {
     #[test]
     fn messages_of_a_key_take_turns_and_those_of_another_do_not_wait() {
         let lanes = Lanes::default();
-        let mut second = Box::pin(lanes.enter("ann").unwrap());
-        let first = lanes.enter("ann").unwrap().now_or_never().expect("nobody was polled before");
+        let mut second = Box::pin(lanes.enter("ann", 1).unwrap());
+        let first = lanes.enter("ann", 1).unwrap().now_or_never().expect("nobody was polled before");
         assert!((&mut second).now_or_never().is_none());
-        assert!(lanes.enter("bob").unwrap().now_or_never().is_some());
+        assert!(lanes.enter("bob", 1).unwrap().now_or_never().is_some());
         drop(first);
         assert!(second.now_or_never().is_some());
         assert!(lock(&lanes.0).is_empty());
@@ -99,9 +110,14 @@ mod tests {
     #[test]
     fn a_lane_has_an_end() {
         let lanes = Lanes::default();
-        let places: Vec<_> = std::iter::from_fn(|| lanes.enter("ann")).take(LONGEST + 10).collect();
+        let places: Vec<_> = std::iter::from_fn(|| lanes.enter("ann", 1)).take(LONGEST + 10).collect();
         assert_eq!(places.len(), LONGEST);
-        assert!(lanes.enter("bob").is_some());
+        assert!(lanes.enter("bob", 1).is_some());
+        drop(places);
+        assert!(lock(&lanes.0).is_empty());
+        let places: Vec<_> = std::iter::from_fn(|| lanes.enter("ann", LARGEST / 4)).take(10).collect();
+        assert_eq!(places.len(), 4);
+        assert!(lanes.enter("bob", 2 * LARGEST).is_some(), "one always has a place");
         drop(places);
         assert!(lock(&lanes.0).is_empty());
     }
