@@ -23,10 +23,11 @@ pub async fn run(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
             Some(_) = passing.join_next() => continue,
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        let (expired, misplaced) = {
+        let (expired, unkept, misplaced) = {
             let mut registry = sidecar.registry();
-            (registry.expire_held(Instant::now()), registry.misplaced())
+            (registry.expire_held(Instant::now()), registry.take_unkept(), registry.misplaced())
         };
+        sidecar.metrics.messages_dropped("no_room", unkept);
         if expired > 0 {
             sidecar.metrics.messages_dropped("expired", expired);
             tracing::warn!(

@@ -211,15 +211,19 @@ impl Registry {
         self.forget_if_empty(id);
     }
 
-    /// Forgets held messages whose time is over; returns for how many connections that was, with those for which there
-    /// was no room.
+    /// For how many connections messages came back that could not be held again, since this was last asked.
+    pub fn take_unkept(&mut self) -> u64 {
+        std::mem::take(&mut self.unkept)
+    }
+
+    /// Forgets held messages whose time is over; returns for how many connections that was.
     pub fn expire_held(&mut self, now: Instant) -> u64 {
         let keys: Vec<KeyId> = self.held_messages.keys().collect();
         let expired = self.held_messages.expire(now);
         for id in keys {
             self.forget_if_empty(id);
         }
-        expired + std::mem::take(&mut self.unkept)
+        expired
     }
 
     /// Takes out the held messages of keys that belong elsewhere now.
@@ -326,6 +330,18 @@ mod tests {
             panic!("it is ours")
         };
         registry.register(&seat, link, false).0
+    }
+
+    #[test]
+    fn what_comes_back_and_finds_no_room_has_not_expired() {
+        let mut registry = owning();
+        let (now, large) = (Instant::now(), message(&"x".repeat(200_000)));
+        registry.post("ann", &large, Role::Owner { away: 1, left: LEFT }, now);
+        let id = enter(&mut registry, Arc::new(Link::new()));
+        registry.expect("ann", 1);
+        assert_eq!(registry.post("ann", &large, Role::Owner { away: 0, left: LEFT }, now).held, 1);
+        registry.remove(id);
+        assert_eq!((registry.expire_held(now), registry.take_unkept(), registry.take_unkept()), (0, 1, 0));
     }
 
     #[test]
