@@ -52,6 +52,17 @@ impl Tally {
         }
     }
 
+    /// Whether a slot takes connections, as far as is known: counts of now name those that do. Where they name none it is as
+    /// good as any other.
+    pub fn takes(&self, slot: SlotId, version: Version, now: Instant) -> bool {
+        let told = self.is_fresh(version, now) && !self.guessed && !self.slots.is_empty();
+        !told || self.slots.contains_key(&slot)
+    }
+
+    fn is_fresh(&self, version: Version, now: Instant) -> bool {
+        version == self.version && self.told.is_some_and(|told| now.duration_since(told) < FRESH)
+    }
+
     /// Chooses one of the slots that can be reached, with their weights, under the placement in force. `below` gives a
     /// random number below another. Slots that do not take connections are passed over while there are others.
     ///
@@ -63,8 +74,7 @@ impl Tally {
         now: Instant,
         mut below: impl FnMut(usize) -> usize,
     ) -> Option<SlotId> {
-        let fresh = version == self.version && self.told.is_some_and(|told| now.duration_since(told) < FRESH);
-        if !fresh {
+        if !self.is_fresh(version, now) {
             *self = Self { version, told: Some(now), guessed: true, slots: BTreeMap::new() };
         }
         if self.guessed {

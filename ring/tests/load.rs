@@ -77,6 +77,21 @@ fn a_slot_that_takes_no_connections_is_passed_over_while_there_are_others() {
 }
 
 #[test]
+fn a_slot_takes_connections_unless_counts_of_now_leave_it_out() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    assert!(tally.takes(SlotId(2), VERSION, now), "nothing is known");
+    tally.hear(&loads(&[900, 900], Duration::ZERO), now);
+    assert!(tally.takes(SlotId(1), VERSION, now));
+    assert!(!tally.takes(SlotId(2), VERSION, now));
+    assert!(tally.takes(SlotId(2), VERSION, now + FRESH), "they are of long ago");
+    assert!(tally.takes(SlotId(2), Version { epoch: 8, ..VERSION }, now), "they are of another placement");
+    tally.choose(&able(1), VERSION, now + FRESH, |_| 0);
+    assert!(tally.takes(SlotId(2), VERSION, now + FRESH), "the own choices say nothing of others");
+    tally.hear(&loads(&[], Duration::ZERO), now);
+    assert!(tally.takes(SlotId(2), VERSION, now), "no other one takes any");
+}
+
+#[test]
 fn without_counts_of_now_and_of_this_placement_the_own_choices_are_spread() {
     let (mut tally, now) = (Tally::default(), Instant::now());
     let both = |chosen: BTreeMap<u32, usize>| chosen == BTreeMap::from([(0, 500), (1, 500)]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use harness::http::Http;
 use harness::operator::Files;
 use harness::wait::equal;
-use harness::{App, Client, Guestbook, Plan, Scene, Sidecar, Wire, until};
+use harness::{App, Client, Crowd, Guestbook, Operator, Plan, Scene, Sidecar, Wire, until};
 use http::{Method, StatusCode};
 use ring::settings::{Gateway, Settings, Strategy};
 use ring::wire::{Load, Loads, Told};
@@ -139,7 +139,7 @@ fn told(version: Version, loads: &[u64]) -> Told {
 }
 
 #[tokio::test]
-async fn the_gateway_names_the_less_loaded_slot_and_a_client_that_comes_to_its_address_stays_there() {
+async fn the_gateway_names_the_less_loaded_slot_and_a_client_that_comes_to_its_address_stays_unless_it_takes_none() {
     let book = Guestbook::default();
     let (here, there) = (App::start("a", &book).await, App::start("b", &book).await);
     let a = Sidecar::named("a").upstream(here.address).start().await;
@@ -156,14 +156,20 @@ async fn the_gateway_names_the_less_loaded_slot_and_a_client_that_comes_to_its_a
     plan.hold(&[(0, &a), (1, &b)]);
     plan.publish(&[&a, &b]).await;
     let version = plan.placement.version;
-    assert_eq!(a.put_json("/v1/loads", &told(version, &[1_000, 10])).await.status, StatusCode::OK);
+    let mut loads = told(version, &[1_000, 10]);
+    assert_eq!(a.put_json("/v1/loads", &loads).await.status, StatusCode::OK);
 
     let answer = Http::default().send(Method::GET, a.listen, "/gateway", "").await.expect("an answer");
     let answer: Value = answer.json().expect("where to connect");
     assert_eq!((&answer["url"], &answer["slot"]), (&"wss://s1.chat.example.com/".into(), &1.into()));
 
     let mut clients = Vec::new();
-    for (host, transit) in [("s0.chat.example.com", 0), ("chat.example.com", 1)] {
+    let shedding = ("s0.chat.example.com", 2);
+    for (host, transit) in [("s0.chat.example.com", 0), ("chat.example.com", 1), shedding] {
+        if (host, transit) == shedding {
+            loads.loads.slots.remove(&SlotId(0));
+            assert_eq!(a.put_json("/v1/loads", &loads).await.status, StatusCode::OK);
+        }
         let mut client = Wire::dial(a.listen).await;
         client
             .send(format!(
@@ -175,6 +181,26 @@ async fn the_gateway_names_the_less_loaded_slot_and_a_client_that_comes_to_its_a
         assert_eq!(a.status().await.transit, transit, "{host}");
         clients.push(client);
     }
+}
+
+#[tokio::test]
+async fn clients_that_know_the_address_of_one_slot_only_are_moved_from_it_once() {
+    let book = Guestbook::default();
+    let (here, there) = (App::start("a", &book).await, App::start("b", &book).await);
+    let a = Sidecar::named("a").upstream(here.address).start().await;
+    let b = Sidecar::named("b").upstream(there.address).start().await;
+    // Slot 0 is where they come to; nobody goes to the address of another one.
+    let url = format!("ws://127.0.{{slot}}.1:{}/", a.listen.port());
+    let operator = Operator::start(Files::keyless(&format!("{FAST}, gateway: {{url: '{url}'}}"))).await;
+    operator.files().list(&[&a], &[]);
+    operator.stable(1).await;
+    let mut crowd = Crowd::default();
+    crowd.join_users(60, &[a.listen]).await;
+    operator.files().list(&[&a, &b], &[]);
+    let halves = BTreeMap::from([("a".to_owned(), 30), ("b".to_owned(), 30)]);
+    until("half of them are at the other one", async || equal(&crowd.present(), &halves)).await;
+    let pool = operator.until("nothing moves", |pool| pool["state"] == "Stable" && pool["move"]["inFlight"] == 0).await;
+    assert_eq!((crowd.breaks(), &pool["move"]["evicted"]), (30, &30.into()), "{pool}");
 }
 
 #[tokio::test]
