@@ -158,6 +158,8 @@ async fn a_pool_is_reached_by_its_service_and_each_slot_by_its_own_and_a_retired
     let pool = services.get("chat").await.expect("the pool's Service");
     let port = &pool.spec.as_ref().expect("a spec").ports.as_ref().expect("ports")[0];
     assert_eq!((port.port, port.target_port.as_ref()), (3000, Some(&IntOrString::String("wspool".to_owned()))));
+    let slot = services.get("chat-0").await.expect("a slot's Service");
+    assert_eq!(slot.spec.expect("a spec").ports.expect("ports")[0].port, 7480, "nothing translates it");
 
     let endpoints = async || {
         let jsonpath = "jsonpath={range .items[*]}{.metadata.name}={.endpoints[*].targetRef.name} {end}";

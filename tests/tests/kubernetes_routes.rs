@@ -72,13 +72,13 @@ async fn each_slot_has_its_http_route_once_the_cluster_knows_what_that_is() {
     let definition = Path::new(&definition).join("httproutes.yaml");
     scene.kubectl(&["apply", "--server-side", "-f", definition.to_str().expect("UTF-8")]).await;
     scene.operators.until("it is over", "chat", |view| !says(view, install)).await;
-    let two = ["chat-0 s0.chat.example.com / chat-0:3000", "chat-1 s1.chat.example.com / chat-1:3000"];
+    let two = ["chat-0 s0.chat.example.com / chat-0:7480", "chat-1 s1.chat.example.com / chat-1:7480"];
     lead(&scene, "httproute", ROUTE, &two).await;
 
     scene.kubectl(&["scale", "deployment/chat", "--replicas=1"]).await;
     lead(&scene, "httproute", ROUTE, &two[..1]).await;
     patch(&scene, &format!("{PATHS}{{httpRoute: {{parentRefs: [{{name: front}}]}}}}}}")).await;
-    lead(&scene, "httproute", ROUTE, &["chat-0 chat.example.com /slots/0 chat-0:3000 /"]).await;
+    lead(&scene, "httproute", ROUTE, &["chat-0 chat.example.com /slots/0 chat-0:7480 /"]).await;
     // From one kind to the other.
     patch(&scene, "{routes: {httpRoute: null, ingress: {}}}").await;
     lead(&scene, "httproute", ROUTE, &[]).await;

@@ -114,7 +114,10 @@ impl Owner {
             metadata: self.metadata(self.key.name.clone()),
             spec: Some(ServiceSpec {
                 selector: Some(entrance.selector(&self.key.name)),
-                ports: Some(vec![self.service_port(IntOrString::String(port::CLIENTS_NAME.to_owned()))]),
+                ports: Some(vec![service_port(
+                    self.port.unwrap_or(DEFAULT_PORT),
+                    IntOrString::String(port::CLIENTS_NAME.to_owned()),
+                )]),
                 publish_not_ready_addresses: Some(false),
                 ..ServiceSpec::default()
             }),
@@ -122,13 +125,14 @@ impl Owner {
         }
     }
 
-    /// A slot's Service: headless, so that it costs neither an address nor a variable in each pod.
+    /// A slot's Service: headless, so that it costs neither an address nor a variable in each pod. Then nothing translates
+    /// its port: it is the sidecar's own, or whoever connects by the Service's name would reach the app past its sidecar.
     pub fn slot_service(&self, slot: SlotId) -> Service {
         Service {
             metadata: self.slot_metadata(slot),
             spec: Some(ServiceSpec {
                 cluster_ip: Some("None".to_owned()),
-                ports: Some(vec![self.service_port(IntOrString::Int(port::CLIENTS.into()))]),
+                ports: Some(vec![service_port(port::CLIENTS, IntOrString::Int(port::CLIENTS.into()))]),
                 ..ServiceSpec::default()
             }),
             status: None,
@@ -176,15 +180,15 @@ impl Owner {
         metadata.labels.get_or_insert_default().insert(SLOT_LABEL.to_owned(), slot.to_string());
         metadata
     }
+}
 
-    fn service_port(&self, target: IntOrString) -> ServicePort {
-        ServicePort {
-            name: Some(PORT_NAME.to_owned()),
-            port: self.port.unwrap_or(DEFAULT_PORT).into(),
-            target_port: Some(target),
-            protocol: Some("TCP".to_owned()),
-            ..ServicePort::default()
-        }
+fn service_port(port: u16, target: IntOrString) -> ServicePort {
+    ServicePort {
+        name: Some(PORT_NAME.to_owned()),
+        port: port.into(),
+        target_port: Some(target),
+        protocol: Some("TCP".to_owned()),
+        ..ServicePort::default()
     }
 }
 
@@ -198,4 +202,20 @@ pub fn slot_addresses(view: &PoolView, pods: &[PodFacts]) -> BTreeMap<SlotId, Op
         Some(SlotAddress { ip: pod.ip?, pod: pod.name.clone(), uid: pod.uid.clone() })
     };
     view.slots.iter().map(|slot| (slot.id, address(slot.id))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_of_a_slot_has_the_port_that_its_endpoint_has_since_nothing_translates_it() {
+        let key = PoolKey { namespace: "chats".into(), name: "chat".into() };
+        let owner = Owner { key, uid: "1".into(), port: Some(3000) };
+        let service = owner.slot_service(SlotId(1)).spec.unwrap();
+        let slice = owner.slot_slice(SlotId(1), None);
+        assert_eq!(service.cluster_ip.as_deref(), Some("None"));
+        assert_eq!(service.ports.unwrap()[0].port, 7480);
+        assert_eq!(slice.ports.unwrap()[0].port, Some(7480));
+    }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::objects::{Owner, SLOT_LABEL};
 use super::trouble::Trouble;
+use crate::inject::port;
 use crate::pool::{HttpRoutes, IngressRoutes, PoolSpec, Routes};
 
 /// What routes are made of.
@@ -56,13 +57,13 @@ impl Kind {
 
 /// The objects that there should be of a kind.
 pub fn wanted(kind: Kind, owner: &Owner, spec: &PoolSpec, slots: &BTreeSet<SlotId>) -> Vec<DynamicObject> {
-    let (Some(gateway), Some(port)) = (&spec.gateway, spec.port) else { return Vec::new() };
+    let Some(gateway) = &spec.gateway else { return Vec::new() };
     match (kind, &spec.routes) {
         // An Ingress without a rule would be one of everything.
         (Kind::Ingress, Some(Routes::Ingress(_))) if slots.is_empty() => Vec::new(),
-        (Kind::Ingress, Some(Routes::Ingress(routes))) => vec![ingress(owner, gateway, port, routes, slots)],
+        (Kind::Ingress, Some(Routes::Ingress(routes))) => vec![ingress(owner, gateway, routes, slots)],
         (Kind::HttpRoute, Some(Routes::HttpRoute(routes))) => {
-            slots.iter().map(|&slot| http_route(owner, gateway, port, routes, slot)).collect()
+            slots.iter().map(|&slot| http_route(owner, gateway, routes, slot)).collect()
         }
         _ => Vec::new(),
     }
@@ -84,19 +85,13 @@ pub fn unknown() -> Trouble {
     ("NoGatewayAPI", sentence.to_owned())
 }
 
-fn ingress(
-    owner: &Owner,
-    gateway: &Gateway,
-    port: u16,
-    routes: &IngressRoutes,
-    slots: &BTreeSet<SlotId>,
-) -> DynamicObject {
+fn ingress(owner: &Owner, gateway: &Gateway, routes: &IngressRoutes, slots: &BTreeSet<SlotId>) -> DynamicObject {
     let addresses: Vec<_> = slots.iter().map(|&slot| (slot, Address::of(gateway, slot))).collect();
     let hosts: BTreeSet<&str> = addresses.iter().map(|(_, address)| address.host.as_str()).collect();
     let rule = |host: &str| {
         let here = addresses.iter().filter(|(_, address)| address.host == host);
         let path = |(slot, address): &(SlotId, Address)| {
-            let service = json!({"name": owner.slot_name(*slot), "port": {"number": port}});
+            let service = json!({"name": owner.slot_name(*slot), "port": {"number": port::CLIENTS}});
             json!({"path": address.prefix(), "pathType": "Prefix", "backend": {"service": service}})
         };
         json!({"host": host, "http": {"paths": here.map(path).collect::<Vec<_>>()}})
@@ -113,12 +108,12 @@ fn ingress(
     Kind::Ingress.object(&metadata, &spec)
 }
 
-fn http_route(owner: &Owner, gateway: &Gateway, port: u16, routes: &HttpRoutes, slot: SlotId) -> DynamicObject {
+fn http_route(owner: &Owner, gateway: &Gateway, routes: &HttpRoutes, slot: SlotId) -> DynamicObject {
     let address = Address::of(gateway, slot);
     let name = owner.slot_name(slot);
     let mut rule = json!({
         "matches": [{"path": {"type": "PathPrefix", "value": address.prefix()}}],
-        "backendRefs": [{"name": name, "port": port}],
+        "backendRefs": [{"name": name, "port": port::CLIENTS}],
     });
     if address.path.is_some() {
         // The app knows nothing of slots.
@@ -181,7 +176,7 @@ mod tests {
             "{ingress: {className: nginx, tlsSecretName: chat-tls, annotations: {a: b}}}",
         );
         let path = |path: &str, slot: u32| {
-            let service = json!({"name": format!("chat-{slot}"), "port": {"number": 3000}});
+            let service = json!({"name": format!("chat-{slot}"), "port": {"number": 7480}});
             json!({"path": path, "pathType": "Prefix", "backend": {"service": service}})
         };
         let rule =
@@ -213,7 +208,7 @@ mod tests {
         assert_eq!(by_host[1]["metadata"]["name"], "chat-10");
         let rule = json!({
             "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-            "backendRefs": [{"name": "chat-10", "port": 3000}],
+            "backendRefs": [{"name": "chat-10", "port": 7480}],
         });
         let spec = json!({
             "parentRefs": [{"name": "front", "namespace": "infra", "sectionName": "wss"}],
