@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::Request;
 use percent_encoding::percent_decode;
 use ring::settings::jwt::JwtFault;
-use ring::settings::{KeySource, KeySpec};
+use ring::settings::{KeySource, KeySpec, Trust};
 
 use crate::head::RequestHead;
 use crate::token::TokenError;
@@ -110,6 +110,12 @@ pub enum SpecError {
         /// The source's place in the list.
         index: usize,
     },
+    /// Keys are to be verified, and this source takes what a client writes.
+    #[error("key.from[{index}]: key.trust: Verified needs a token from every client; write only jwt sources")]
+    Unverified {
+        /// The source's place in the list.
+        index: usize,
+    },
     /// A path template that does not begin with a slash.
     #[error("key.from[{index}]: the path {path:?} does not begin with a slash, as in /rooms/{{key}}")]
     RelativePath {
@@ -135,6 +141,9 @@ const KEY_SEGMENT: &str = "{key}";
 /// Checks that a key can be read as the settings say.
 pub fn check(spec: &KeySpec) -> Result<(), SpecError> {
     for (index, source) in spec.from.iter().enumerate() {
+        if spec.trust == Trust::Verified && !matches!(source, KeySource::Jwt(_)) {
+            return Err(SpecError::Unverified { index });
+        }
         let (kind, name) = match source {
             KeySource::Query(name) => ("query parameter", name),
             KeySource::Header(name) => ("header", name),

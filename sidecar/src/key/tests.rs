@@ -151,3 +151,13 @@ fn a_spec_that_could_never_work_is_refused_with_its_place() {
     let good = vec![Query("a b".into()), Header("X-User".into()), Cookie("sid".into()), Path("/a/*/{key}".into())];
     assert_eq!(check(&spec(good)), Ok(()));
 }
+
+#[test]
+fn keys_are_verified_only_where_all_of_them_are_claims() {
+    let jwt = serde_json::json!({"issuer": "https://idp.example.com/", "audiences": ["chat"], "algorithms": ["RS256"],
+        "jwksUri": "https://idp.example.com/jwks.json"});
+    let jwt = Some(serde_json::from_value(jwt).expect("how tokens are checked"));
+    let checked = |from| check(&KeySpec { from, trust: Trust::Verified, jwt: jwt.clone(), ..KeySpec::default() });
+    assert_eq!(checked(vec![Jwt("sub".into())]), Ok(()));
+    assert_eq!(checked(vec![Jwt("sub".into()), Query("user".into())]), Err(SpecError::Unverified { index: 1 }));
+}
