@@ -142,7 +142,9 @@ impl Registry {
     pub fn expire_pins(&mut self, now: Instant) {
         self.pins.pod.take_if(|pin| pin.until <= now);
         while let Some((_, id)) = self.pins.ends.first().copied().filter(|(until, _)| *until <= now) {
-            if self.pins.keys.get(&id).is_some_and(|pin| pin.is_spent) {
+            // One that belongs here has kept nobody waiting.
+            let is_moved = self.moved.contains(&(self.hashes[id], id));
+            if is_moved && self.pins.keys.get(&id).is_some_and(|pin| pin.is_spent) {
                 self.pins.spent.insert(id);
             }
             self.release(id);
@@ -248,6 +250,18 @@ mod tests {
         assert_eq!(registry.evict_next(|_| true), 1);
         registry.place(&placement(3, &["a"], &[(2, &["b"])]));
         assert!(registry.pin(key, MINUTE, again + most).is_ok(), "it belongs here again");
+    }
+
+    #[test]
+    fn a_pin_that_kept_nobody_waiting_does_not_count_against_a_later_one() {
+        let (mut registry, held) = holding(1);
+        let (key, most) = (&held[0].0, registry.view().settings().max_pinned.0.0);
+        let began = Instant::now();
+        registry.pin(key, most, began).unwrap();
+        registry.expire_pins(began + most);
+        let later = began + most * 3;
+        registry.place(&placement(2, &["b"], &[(1, &["a"])]));
+        assert_eq!(registry.pin(key, MINUTE, later), Ok(later + MINUTE));
     }
 
     #[test]
