@@ -100,6 +100,37 @@ async fn streams_of_events_are_within_the_pools_limits() {
 }
 
 #[tokio::test]
+async fn a_stream_of_events_counts_where_it_enters_too_and_a_drain_there_ends_it_after_an_event() {
+    let backend = Backend::start().await;
+    let owner = Sidecar::named("owner").upstream(backend.address).start().await;
+    let mut entry = Sidecar::router().await;
+    let mut plan = Plan::new();
+    plan.placement.settings.limits.connections = 1;
+    plan.hold(&[(0, &owner)]);
+    plan.others(&[&entry]);
+    plan.publish(&[&owner, &entry]).await;
+    let ask = "GET /events?user=ann HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n";
+    let mut client = Wire::dial(entry.listen).await;
+    client.send(ask).await;
+    let mut app = backend.accept().await;
+    app.head().await;
+    app.send([BEGUN, &chunk("data: 1\n\ndata: 2\n")].concat()).await;
+    client.up_to("data: 2\n\r\n").await;
+    assert_eq!((entry.status().await.transit, owner.status().await.connections), (1, 1));
+    let mut second = Wire::dial(entry.listen).await;
+    second.send(ask).await;
+    assert!(second.head().await.starts_with("HTTP/1.1 503 "), "the entry is full");
+
+    entry.terminate();
+    until("the eviction has begun", async || equal(&entry.status().await.in_flight, &1)).await;
+    app.send(chunk("data: 3\n\ndata: 4\n")).await;
+    assert_eq!(client.up_to("0\r\n\r\n").await, [chunk("data: 3\n\n"), "0\r\n\r\n".into()].concat().into_bytes());
+    assert_eq!(app.rest().await.unwrap_or_default(), b"", "the app sees that it has ended");
+    assert_eq!(entry.process().ended().await.code(), Some(0));
+    until("nothing is held", async || equal(&owner.status().await.connections, &0)).await;
+}
+
+#[tokio::test]
 async fn event_sources_come_back_by_themselves_at_their_keys_new_server() {
     let mut servers = Script::library("server.js", &["eventsource", "a", "b"]);
     let mut sidecars = Vec::new();

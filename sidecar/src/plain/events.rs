@@ -17,6 +17,7 @@ use crate::admission::Place;
 use crate::eviction::DEADLINE;
 use crate::held::Held;
 use crate::relay::{Command, Ended, Fate, Hooks as _, Link, Manner};
+use crate::sidecar::Sidecar;
 
 /// The body. The app's side goes before the key does.
 pub(crate) struct Events {
@@ -82,11 +83,20 @@ impl Position {
 
 impl Events {
     /// The app's stream, which has this place here. It is the one that `current` looks after from now on.
-    pub(super) fn new(body: Incoming, place: Place, current: &Current) -> Self {
+    pub(super) fn here(body: Incoming, place: Place, current: &Current) -> Self {
+        Self::of(body, current, |link| Held::here(place, link))
+    }
+
+    /// A peer's stream, likewise.
+    pub(super) fn in_transit(body: Incoming, sidecar: &Arc<Sidecar>, current: &Current) -> Self {
+        Self::of(body, current, |link| Held::transit(sidecar, link))
+    }
+
+    fn of(body: Incoming, current: &Current, register: impl FnOnce(&Arc<Link>) -> Held) -> Self {
         let link = Arc::new(Link::new());
         // Messages of ours are for WebSockets.
         link.shut_mailbox(Fate::Unable);
-        let held = Held::here(place, &link);
+        let held = register(&link);
         let stream = Stream { link, position: Position::default(), deadline: None, over: false, held };
         let stream = Rc::new(RefCell::new(stream));
         current.0.replace(Rc::downgrade(&stream));

@@ -77,10 +77,13 @@ impl Passage<'_> {
                 Decision::There(owner) => self.reachable(owner),
                 Decision::Refused(refusal) => return refuse(self.sidecar, refusal),
             };
+            if accepts_events(request.headers()) && self.sidecar.registry().is_full() {
+                return refuse(self.sidecar, Refusal::Full);
+            }
             let again = copy(&request);
             let response = self.ask_peer(request, &peer).await;
             let Some((to, epoch)) = redirected(&response) else {
-                return response.map_or_else(|answer| answer, |response| stripped(response).map(Body::Passing));
+                return response.map_or_else(|answer| answer, |response| self.answer_of_peer(response));
             };
             self.sidecar.metrics.redirects.inc();
             // The body of this one has gone.
@@ -136,7 +139,7 @@ impl Passage<'_> {
             Err(answer) => return answer,
         };
         if has_events(&response) {
-            return response.map(|body| Body::Events(Box::new(Events::new(body, place, self.events))));
+            return response.map(|body| Body::Events(Box::new(Events::here(body, place, self.events))));
         }
         match first.filter(|_| response.status().is_success()) {
             Some(first) => {
@@ -145,6 +148,16 @@ impl Passage<'_> {
             }
             None => response.map(Body::Passing),
         }
+    }
+
+    /// A peer's answer. A stream of events is a connection here, too, as a tunnelled WebSocket is: a drain ends it after an
+    /// event.
+    fn answer_of_peer(&self, response: Response<Incoming>) -> Response<Body> {
+        let response = stripped(response);
+        if has_events(&response) {
+            return response.map(|body| Body::Events(Box::new(Events::in_transit(body, self.sidecar, self.events))));
+        }
+        response.map(Body::Passing)
     }
 
     /// The request as one that may begin a session.
