@@ -215,6 +215,20 @@ pub fn spread(sidecar: &Arc<Sidecar>, view: &View) -> Decision {
     any_holder(sidecar, view)
 }
 
+/// Where a client's connection goes when load decides. One that was sent to the address of this slot was told to come here:
+/// it has been decided about, unless this slot takes none meanwhile.
+pub fn by_load(sidecar: &Arc<Sidecar>, view: &View, host: &str, target: &str) -> Decision {
+    let gateway = view.settings().gateway.as_ref().zip(view.slot);
+    let stays = gateway.is_some_and(|(gateway, slot)| {
+        let takes = || sidecar.tally().takes(slot, view.version(), Instant::now());
+        gateway.is_address_of(slot, host, target) && takes()
+    });
+    if stays && !view.is_emptied() {
+        return Decision::Here(Place::keyless(sidecar));
+    }
+    balance(sidecar, view, &[])
+}
+
 /// Where a connection goes when load decides: to the less loaded of two slots. Holders that a handshake has been to are
 /// passed over.
 pub fn balance(sidecar: &Arc<Sidecar>, view: &View, passed_over: &[String]) -> Decision {

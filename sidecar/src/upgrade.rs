@@ -284,8 +284,7 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Whom a handshake goes to first: one of a session to whoever holds that. Where load decides, one that was sent to the
-    /// address of this slot was told to come here: it has been decided about, unless this slot takes none meanwhile.
+    /// Whom a handshake goes to first: one of a session to whoever holds that.
     async fn begin(&self, head: &RequestHead) -> Decision {
         let (key, target) = (self.key.as_deref(), head.target());
         let asked = sessions::Request { key, method: &Method::GET, target, is_handshake: true };
@@ -296,15 +295,7 @@ impl<'a> Handshake<'a> {
             return self.decide(self.arrival).await;
         }
         let host = head.header("host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
-        let gateway = self.view.settings().gateway.as_ref().zip(self.view.slot);
-        let stays = gateway.is_some_and(|(gateway, slot)| {
-            let takes = || self.sidecar.tally().takes(slot, self.view.version(), Instant::now());
-            gateway.is_address_of(slot, host, head.target()) && takes()
-        });
-        if stays && !self.view.is_emptied() {
-            return Decision::Here(Place::keyless(self.sidecar));
-        }
-        admission::balance(self.sidecar, &self.view, &[])
+        admission::by_load(self.sidecar, &self.view, host, head.target())
     }
 
     async fn decide(&self, arrival: Arrival) -> Decision {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use harness::http::Http;
 use harness::operator::Files;
 use harness::wait::equal;
-use harness::{App, Client, Crowd, Guestbook, Operator, Plan, Scene, Sidecar, Wire, until};
+use harness::{App, Backend, Client, Crowd, Guestbook, Operator, Plan, Scene, Sidecar, Wire, until};
 use http::{Method, StatusCode};
 use ring::settings::{Gateway, Settings, Strategy};
 use ring::wire::{Load, Loads, Told};
@@ -201,6 +201,29 @@ async fn clients_that_know_the_address_of_one_slot_only_are_moved_from_it_once()
     until("half of them are at the other one", async || equal(&crowd.present(), &halves)).await;
     let pool = operator.until("nothing moves", |pool| pool["state"] == "Stable" && pool["move"]["inFlight"] == 0).await;
     assert_eq!((crowd.breaks(), &pool["move"]["evicted"]), (30, &30.into()), "{pool}");
+}
+
+#[tokio::test]
+async fn a_stream_of_events_goes_to_the_less_loaded_server_as_a_websocket_does() {
+    let (here, there) = (Backend::start().await, Backend::start().await);
+    let a = Sidecar::named("a").upstream(here.address).start().await;
+    let b = Sidecar::named("b").upstream(there.address).start().await;
+    let mut plan = Plan::with(Settings { strategy: Strategy::LeastConnections, ..Settings::default() });
+    plan.hold(&[(0, &a), (1, &b)]);
+    plan.publish(&[&a, &b]).await;
+    let loads = told(plan.placement.version, &[1_000, 10]);
+    assert_eq!(a.put_json("/v1/loads", &loads).await.status, StatusCode::OK);
+    let mut client = Wire::dial(a.listen).await;
+    client.send("GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n").await;
+    let mut app = there.accept().await;
+    app.head().await;
+    app.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+    client.up_to("data: 1\n\n").await;
+    assert_eq!((a.status().await.transit, b.status().await.connections), (1, 1));
+    // Any other request is answered where it enters.
+    let mut other = Wire::dial(a.listen).await;
+    other.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    here.accept().await.head().await;
 }
 
 #[tokio::test]

@@ -103,8 +103,27 @@ impl Passage<'_> {
         let asked = sessions::Request { key: self.key, method, target, is_handshake: false };
         match sessions::locate(self.sidecar, self.view, asked).await {
             Some(decision) => decision,
+            None if self.view.by_load() && !self.from_peer && accepts_events(request.headers()) => {
+                self.balance(request).await
+            }
             None => self.decide().await,
         }
+    }
+
+    /// Where load decides a stream of events goes where a WebSocket would: it counts as one, and is moved as one. Nobody is
+    /// sent to a peer that cannot be reached, since an `EventSource` gives up for good when its first answer is an error.
+    async fn balance(&self, request: &Request<Incoming>) -> Decision {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let mut decision = admission::by_load(self.sidecar, self.view, host, path_and_query(request.uri()));
+        for _ in 0..REDIRECTS {
+            match &decision {
+                Decision::There(peer) if !self.sidecar.peers.is_reachable(peer).await => {
+                    decision = admission::balance(self.sidecar, self.view, &[]);
+                }
+                _ => break,
+            }
+        }
+        decision
     }
 
     async fn decide(&self) -> Decision {
