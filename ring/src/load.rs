@@ -64,12 +64,14 @@ impl Tally {
     }
 
     /// Chooses one of the slots that can be reached, with their weights, under the placement in force. `below` gives a
-    /// random number below another. Slots that do not take connections are passed over while there are others.
+    /// random number below another. Slots that do not take connections, or have as many as `limit` says (0: any number), are
+    /// passed over while there are others.
     ///
     /// Without counts of now it goes by its own choices alone.
     pub fn choose(
         &mut self,
         able: &[(SlotId, u8)],
+        limit: u64,
         version: Version,
         now: Instant,
         mut below: impl FnMut(usize) -> usize,
@@ -82,7 +84,11 @@ impl Tally {
                 self.slots.entry(*slot).or_default();
             }
         }
-        let told: Vec<_> = able.iter().filter(|(slot, _)| self.slots.contains_key(slot)).collect();
+        let mut told: Vec<_> = able.iter().filter(|(slot, _)| self.slots.contains_key(slot)).collect();
+        let has_room = |slot: &SlotId| limit == 0 || self.slots[slot].estimate() < limit;
+        if told.iter().any(|(slot, _)| has_room(slot)) {
+            told.retain(|(slot, _)| has_room(slot));
+        }
         if told.is_empty() {
             return able.get(below(able.len().max(1))).map(|(slot, _)| *slot);
         }

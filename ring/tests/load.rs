@@ -24,7 +24,7 @@ fn able(slots: u32) -> Vec<(SlotId, u8)> {
 fn burst(tally: &mut Tally, able: &[(SlotId, u8)], count: usize, now: Instant) -> BTreeMap<u32, usize> {
     let mut chosen = BTreeMap::new();
     for _ in 0..count {
-        let slot = tally.choose(able, VERSION, now, |below| rand::random_range(0..below)).expect("a slot");
+        let slot = tally.choose(able, 0, VERSION, now, |below| rand::random_range(0..below)).expect("a slot");
         *chosen.entry(slot.0).or_default() += 1;
     }
     chosen
@@ -73,7 +73,17 @@ fn a_slot_that_takes_no_connections_is_passed_over_while_there_are_others() {
     tally.hear(&loads(&[900, 900], Duration::ZERO), now);
     assert_eq!(burst(&mut tally, &able(3), 50, now).keys().collect::<Vec<_>>(), [&0, &1]);
     assert_eq!(burst(&mut tally, &[(SlotId(2), 1)], 5, now), BTreeMap::from([(2, 5)]));
-    assert_eq!(tally.choose(&[], VERSION, now, |_| 0), None);
+    assert_eq!(tally.choose(&[], 0, VERSION, now, |_| 0), None);
+}
+
+#[test]
+fn a_slot_that_is_full_is_passed_over_while_others_have_room() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    tally.hear(&loads(&[100, 100, 90], Duration::ZERO), now);
+    let mut choose = |limit| tally.choose(&able(3), limit, VERSION, now, |_| 0).expect("a slot");
+    // Of the first two, which would be chosen by chance, none has room.
+    assert!((0..10).all(|_| choose(100) == SlotId(2)));
+    assert_eq!((choose(100), choose(0)), (SlotId(0), SlotId(1)), "all are full, and any may have room by now");
 }
 
 #[test]
@@ -85,7 +95,7 @@ fn a_slot_takes_connections_unless_counts_of_now_leave_it_out() {
     assert!(!tally.takes(SlotId(2), VERSION, now));
     assert!(tally.takes(SlotId(2), VERSION, now + FRESH), "they are of long ago");
     assert!(tally.takes(SlotId(2), Version { epoch: 8, ..VERSION }, now), "they are of another placement");
-    tally.choose(&able(1), VERSION, now + FRESH, |_| 0);
+    tally.choose(&able(1), 0, VERSION, now + FRESH, |_| 0);
     assert!(tally.takes(SlotId(2), VERSION, now + FRESH), "the own choices say nothing of others");
     tally.hear(&loads(&[], Duration::ZERO), now);
     assert!(tally.takes(SlotId(2), VERSION, now), "no other one takes any");

@@ -241,7 +241,8 @@ pub fn balance(sidecar: &Arc<Sidecar>, view: &View, passed_over: &[String]) -> D
     let able = slots.filter(|slot| slot.holder.as_deref().is_some_and(is_able));
     let able: Vec<_> = able.map(|slot| (slot.id, slot.weight)).collect();
     let below = |below| rand::random_range(0..below);
-    let chosen = sidecar.tally().choose(&able, placement.version(), Instant::now(), below);
+    let limit = u64::from(view.settings().limits.connections);
+    let chosen = sidecar.tally().choose(&able, limit, placement.version(), Instant::now(), below);
     match chosen.and_then(|slot| placement.holder(slot)) {
         Some(holder) if holder.uid == view.me.uid => Decision::Here(Place::keyless(sidecar)),
         Some(holder) => Decision::There(crate::view::peer(holder)),
