@@ -152,12 +152,17 @@ impl Gateway {
         self.url.replace(Self::SLOT, &slot.to_string())
     }
 
-    /// Whether a request with this Host and this target was sent to the address of a slot.
+    /// Whether a request with this Host and this target was sent to the address of a slot. Clients leave the port of their
+    /// scheme out of Host, and may add to the path.
     pub fn is_address_of(&self, slot: crate::SlotId, host: &str, target: &str) -> bool {
         let url = self.url_of(slot);
-        let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address);
+        let (scheme, address) = url.split_once("://").unwrap_or(("", &url));
         let (authority, path) = address.find('/').map_or((address, "/"), |at| address.split_at(at));
-        authority.eq_ignore_ascii_case(host) && target.starts_with(path)
+        let port = if scheme == "wss" { ":443" } else { ":80" };
+        let bare = |host: &str| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+        let rest = target.strip_prefix(path);
+        let whole = |rest: &str| rest.is_empty() || path.ends_with('/') || rest.starts_with(['/', '?', '&']);
+        bare(authority) == bare(host) && rest.is_some_and(whole)
     }
 }
 

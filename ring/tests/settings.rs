@@ -138,16 +138,28 @@ fn an_address_is_a_slots_when_its_host_and_path_are() {
     };
     let by_host = gateway("wss://s{slot}.chat.example.com/");
     let by_path = gateway("wss://chat.example.com/s{slot}/");
+    let open_end = gateway("wss://chat.example.com/s{slot}");
+    let by_query = gateway("wss://chat.example.com/?s={slot}");
     let by_port = gateway("ws://127.0.0.1:800{slot}");
+    let own_port = gateway("wss://s{slot}.chat.example.com:443/");
     for (gateway, host, target, slot) in [
         (&by_host, "s1.chat.example.com", "/?user=ann", 1),
         (&by_host, "S1.Chat.Example.com", "/rooms/7", 1),
         (&by_path, "chat.example.com", "/s1/ws", 1),
+        (&open_end, "chat.example.com", "/s1", 1),
+        (&open_end, "chat.example.com", "/s1/ws", 1),
+        (&open_end, "chat.example.com", "/s1?user=ann", 1),
+        (&by_query, "chat.example.com", "/?s=1&user=ann", 1),
         (&by_port, "127.0.0.1:8001", "/", 1),
+        (&own_port, "s1.chat.example.com", "/", 1),
+        (&by_host, "s1.chat.example.com:443", "/", 1),
     ] {
         assert!(gateway.is_address_of(SlotId(slot), host, target), "{host}{target}");
         assert!(!gateway.is_address_of(SlotId(slot + 10), host, target), "{host}{target}");
     }
     assert!(!by_host.is_address_of(SlotId(1), "chat.example.com", "/"));
     assert!(!by_path.is_address_of(SlotId(1), "chat.example.com", "/s12/"));
+    assert!(!open_end.is_address_of(SlotId(1), "chat.example.com", "/s10"), "another slot's");
+    assert!(!by_query.is_address_of(SlotId(1), "chat.example.com", "/?s=10"), "another slot's");
+    assert!(!by_host.is_address_of(SlotId(1), "s1.chat.example.com:80", "/"), "the port of another scheme");
 }
