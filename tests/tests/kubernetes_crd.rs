@@ -272,6 +272,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("spec: {gateway: {url: 'wss://S{slot}.example.com/'}, routes: {ingress: {}}}", "spec.gateway.url", ROUTED_URL),
     ("spec: {gateway: {url: 'wss://s{slot}:/'}, routes: {ingress: {}}}", "spec.gateway.url", ROUTED_URL),
     (
+        "spec: {strategy: LeastConnections, gateway: {url: 'wss://example.com/{slot}'}, routes: {httpRoute: {parentRefs: [{name: front}]}}}",
+        "spec.gateway.url",
+        "loses its {slot} in an HTTPRoute, and under LeastConnections servers know their addresses by it; write {slot} into the host, for example wss://s{slot}.chat.example.com/",
+    ),
+    (
         "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/', origins: ['https://chat.example.com/']}}",
         "spec.gateway.origins[0]",
         "is no origin; write for example https://chat.example.com, or *",
@@ -483,6 +488,7 @@ const ACCEPTED: &[&str] = &[
     "spec: {gateway: {url: 'wss://s{slot}.chat.example.com/'}}",
     "spec: {gateway: {path: /a/b, url: 'ws://chat.example.com/{slot}/ws', origins: ['*', 'https://[::1]:8443', 'capacitor://localhost'], perClient: 0, trustedHops: 8}}",
     "spec: {gateway: {url: 'wss://s{slot}.example.com:8443/ws'}, routes: {ingress: {className: nginx, annotations: {a: b}, tlsSecretName: chat}}}",
+    "spec: {strategy: LeastConnections, gateway: {url: 'ws://s{slot}.example.com/ws'}, routes: {httpRoute: {parentRefs: [{name: front}]}}}",
     "spec: {gateway: {url: 'ws://example.com/{slot}'}, routes: {httpRoute: {parentRefs: [{name: front, namespace: infra, sectionName: wss}]}}}",
     "spec: {key: {from: [{subprotocol: user.}, {query: user}], missing: Reject, trust: AppAsserted}}",
     "spec: {key: {from: [{jwt: sub}], trust: Verified, jwt: {issuer: 'https://idp.example.com/', audiences: [chat], \

@@ -13,8 +13,8 @@ use ring::settings::{
 
 use super::rules::{self, Span};
 use super::{
-    Algorithm, Autoscaling, EnvoyMaglev, EnvoyRing, HAProxy, Hashing, HttpRoutes, Mode, PerMinute, Rate, Routes,
-    SeedSource, Strategy, Target, WebSocketPool,
+    Algorithm, Autoscaling, EnvoyMaglev, EnvoyRing, HAProxy, Hashing, HttpRoutes, Mode, PerMinute, PoolSpec, Rate,
+    Routes, SeedSource, Strategy, Target, WebSocketPool,
 };
 
 /// The most slots.
@@ -130,7 +130,7 @@ pub fn check(pool: &WebSocketPool, seed: Option<&str>) -> Result<CheckedPool, Fa
         faults.gateway(gateway);
     }
     if let Some(routes) = &spec.routes {
-        faults.routes(routes, spec.gateway.as_ref());
+        faults.routes(routes, spec);
     }
     faults.within("spec.router.replicas", spec.router.replicas, 0, MAX_REPLICAS);
     if let Some(autoscaling) = &spec.autoscaling {
@@ -412,10 +412,15 @@ impl Checker {
         self.within("spec.gateway.trustedHops", u32::from(*trusted_hops), 0, 8);
     }
 
-    fn routes(&mut self, routes: &Routes, gateway: Option<&Gateway>) {
-        match gateway {
+    fn routes(&mut self, routes: &Routes, spec: &PoolSpec) {
+        match &spec.gateway {
             None => self.add("spec.routes", "it", rules::NO_GATEWAY),
-            Some(Gateway { url, .. }) => self.require(is_routable(url), "spec.gateway.url", url, rules::ROUTED_URL),
+            Some(Gateway { url, .. }) => {
+                self.require(is_routable(url), "spec.gateway.url", url, rules::ROUTED_URL);
+                let by_load = spec.strategy == Strategy::LeastConnections;
+                let is_rewritten = matches!(routes, Routes::HttpRoute(_)) && has_slot_in_path(url);
+                self.require(!(by_load && is_rewritten), "spec.gateway.url", url, rules::REWRITTEN_URL);
+            }
         }
         if let Routes::HttpRoute(HttpRoutes { parent_refs }) = routes
             && !(1..=32).contains(&parent_refs.len())
@@ -514,6 +519,12 @@ fn is_routable(url: &str) -> bool {
     !host.is_empty() && host.bytes().all(of_host) && digits && !path.contains(['?', '#'])
 }
 
+/// An address whose path tells a slot from the others.
+fn has_slot_in_path(url: &str) -> bool {
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    path.is_some_and(|(_, path)| path.contains(Gateway::SLOT))
+}
+
 /// A path in which one whole segment is `{key}`.
 fn is_template(path: &str) -> bool {
     let keys = path.split('/').filter(|segment| *segment == "{key}").count();
@@ -593,6 +604,22 @@ mod tests {
   autoscaling: {minReplicas: 3, maxReplicas: 2, connectionsPerPod: 1000}
   redis: {urlFrom: {secretKeyRef: {name: redis, key: url}}}";
         insta::assert_snapshot!(faults(spec).join("\n"));
+    }
+
+    #[test]
+    fn the_slot_stays_in_the_address_that_servers_see_where_load_decides() {
+        let faults = |strategy: &str, url: &str, routes: &str| {
+            let routes = format!("  gateway: {{url: '{url}'}}\n  routes: {{{routes}}}");
+            let pool = pool(&format!("  key: {{from: [{{query: user}}]}}\n  strategy: {strategy}\n{routes}"));
+            check(&pool, None).err().map(|faults| faults.to_string())
+        };
+        let (by_host, by_path) = ("wss://s{slot}.example.com/ws", "wss://example.com/{slot}");
+        let http_route = "httpRoute: {parentRefs: [{name: front}]}";
+        let refused = faults("LeastConnections", by_path, http_route);
+        assert_eq!(refused, Some(format!("spec.gateway.url: {by_path:?} {}", rules::REWRITTEN_URL)));
+        assert_eq!(faults("LeastConnections", by_host, http_route), None);
+        assert_eq!(faults("LeastConnections", by_path, "ingress: {}"), None);
+        assert_eq!(faults("ConsistentHash", by_path, http_route), None);
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub(super) const GATEWAY_URL: &str =
 pub(super) const NO_GATEWAY: &str =
     "leads to the slots' addresses; write gateway too, for example gateway: {url: 'wss://s{slot}.chat.example.com/'}";
 pub(super) const ROUTED_URL: &str = "cannot be routed; write {slot} into the host or the path, and no query, for example wss://s{slot}.chat.example.com/";
+pub(super) const REWRITTEN_URL: &str = "loses its {slot} in an HTTPRoute, and under LeastConnections servers know their addresses by it; write {slot} into the host, for example wss://s{slot}.chat.example.com/";
 pub(super) const PARENTS: &str = "are not 1 to 32 Gateways; write for example - name: front";
 /// Said by the API server only.
 const ONE_ROUTE: &str = "is not one way; write one of ingress and httpRoute";
@@ -284,6 +285,16 @@ pub(super) fn all() -> Vec<Rule> {
                 "spec",
                 format!("!has(self.routes) || !has(self.gateway) || self.gateway.url.matches(r'{ROUTABLE}')"),
                 ROUTED_URL,
+            )
+        },
+        Rule {
+            fault: ".gateway.url",
+            ..rule(
+                "spec",
+                "self.strategy != 'LeastConnections' || !has(self.routes) || !has(self.routes.httpRoute) || \
+                 !has(self.gateway) || !self.gateway.url.matches('^wss?://[^/]*/.*[{]slot[}]')"
+                    .into(),
+                REWRITTEN_URL,
             )
         },
         rule("spec.routes", "has(self.ingress) != has(self.httpRoute)".into(), ONE_ROUTE),
