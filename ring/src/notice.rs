@@ -115,7 +115,7 @@ impl NoticeProtocol {
         }
     }
 
-    /// The longest payload of its heartbeats, in bytes, where nothing else that it says is as short; 0 where heartbeats are
+    /// The longest payload of its heartbeats, in bytes, where nothing that it says later on is as short; 0 where heartbeats are
     /// control frames, or cannot be told from messages by their length.
     pub const fn heartbeat(self) -> u8 {
         match self {
@@ -125,6 +125,14 @@ impl NoticeProtocol {
             Self::MQTT | Self::Centrifugo => 2,
             // {"type":6} with its record separator.
             Self::SignalR => 11,
+            // {"type":"ping"}, and pong likewise.
+            Self::GraphQLWS => 15,
+            // {"op":1,"d":41}, with a number that may grow, and {"op":11}.
+            Self::Discord => 24,
+            // {"event":"pusher:ping","data":{}}, and pong likewise.
+            Self::Pusher => 33,
+            // {"type":"ping","message":1700000000}. A message has an identifier that names its channel.
+            Self::ActionCable => 36,
             _ => 0,
         }
     }

@@ -11,6 +11,8 @@ const TEXT: u8 = 0x1;
 /// Opcode of a binary frame.
 const BINARY: u8 = 0x2;
 const FIN: u8 = 0x80;
+/// What permessage-deflate sets in the first frame of a message that it has compressed.
+const COMPRESSED: u8 = 0x40;
 const MASKED: u8 = 0x80;
 /// The longest payload of a control frame, in bytes.
 const CONTROL_MAX: usize = 125;
@@ -65,7 +67,8 @@ impl Follower {
         }
     }
 
-    /// The payload of the longest data frame that has begun since this was asked last, in bytes, 254 at most.
+    /// The payload of the longest data frame that has begun since this was asked last, in bytes, 254 at most, and of one that
+    /// is compressed: it may have been of any length.
     pub fn take_longest(&mut self) -> Option<u8> {
         std::mem::take(&mut self.longest).checked_sub(1)
     }
@@ -165,7 +168,8 @@ impl Follower {
         } else {
             self.malformed = payload >> 63 != 0;
             self.in_message = !finished;
-            let size = u8::try_from(payload).unwrap_or(u8::MAX).saturating_add(1);
+            let size = if first & COMPRESSED == 0 { u8::try_from(payload).unwrap_or(u8::MAX) } else { u8::MAX };
+            let size = size.saturating_add(1);
             self.longest = self.longest.max(size);
             if opcode != CONTINUATION {
                 self.message = opcode;

@@ -257,6 +257,8 @@ fn the_longest_data_frame_is_known_once_and_control_frames_are_none() {
     assert_eq!(follower.take_longest(), None, "a ping and a pong");
     follower.feed(&[0x81, 1, b'2', 0x81, 0]);
     assert_eq!((follower.take_longest(), follower.take_longest()), (Some(1), None));
+    follower.feed(&[0xc1, 1, 0]);
+    assert_eq!(follower.take_longest(), Some(254), "what is compressed may have been of any length");
     follower.feed(&[0x82, 126, 0xff, 0xff]);
     assert_eq!(follower.take_longest(), Some(254), "as much as a byte holds");
 }

@@ -58,8 +58,9 @@ enum Line {
 }
 
 impl Position {
-    /// Goes on by one byte.
-    fn step(&mut self, byte: u8) {
+    /// Goes on by one byte; says whether that ends an event.
+    fn step(&mut self, byte: u8) -> bool {
+        let in_event = self.in_event;
         let after_return = std::mem::replace(&mut self.after_return, byte == b'\r');
         match byte {
             b'\n' if after_return => {}
@@ -74,6 +75,7 @@ impl Position {
             _ if self.line == Line::Empty => self.line = Line::Field,
             _ => {}
         }
+        in_event && !self.in_event
     }
 
     fn is_between_events(self) -> bool {
@@ -166,10 +168,12 @@ impl Stream {
     fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         let Some(bytes) = frame.data_ref() else { return frame };
         self.link.touch();
-        self.link.hear(Some(u8::MAX));
         let mut whole = None;
         for (at, byte) in bytes.iter().enumerate() {
-            self.position.step(*byte);
+            if self.position.step(*byte) {
+                // Comments keep a connection alive, and say nothing.
+                self.link.hear(Some(u8::MAX));
+            }
             if self.position.is_between_events() {
                 whole = Some(at + 1);
             }
@@ -203,6 +207,17 @@ mod tests {
         assert_eq!(between("data: a\n\ndata: b\n"), [9]);
         assert_eq!(between("data: a\r\rdata: b"), [9]);
         assert_eq!(between("data: a\r\n\r\nid: 1\r\n"), [10, 11]);
+    }
+
+    #[test]
+    fn events_are_heard_and_comments_are_not() {
+        let heard = |stream: &str| {
+            let mut position = Position::default();
+            stream.bytes().filter(|byte| position.step(*byte)).count()
+        };
+        assert_eq!(heard("data: a\n\nid: 1\r\n\r\ndata: b\r\rdata: c\n"), 3);
+        assert_eq!(heard(":\n\n: still here\r\n\r\n\n"), 0);
+        assert_eq!(heard(":\ndata: a\n:\n\n"), 1);
     }
 
     #[test]

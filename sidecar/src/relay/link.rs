@@ -189,6 +189,7 @@ mod tests {
     #[test]
     fn heartbeats_that_are_messages_are_known_by_their_length() {
         let long_ago = clock::ticks().wrapping_sub(100);
+        let length = |message: &str| Some(u8::try_from(message.len()).expect("a short message"));
         for (protocol, size, counts) in [
             (NoticeProtocol::WebSocket, Some(0), true),
             (NoticeProtocol::WebSocket, None, false),
@@ -196,6 +197,15 @@ mod tests {
             (NoticeProtocol::SocketIO, Some(2), true),
             (NoticeProtocol::SignalR, Some(11), false),
             (NoticeProtocol::SignalR, Some(12), true),
+            (NoticeProtocol::GraphQLWS, length(r#"{"type":"pong"}"#), false),
+            (NoticeProtocol::GraphQLWS, length(r#"{"id":"1","type":"complete"}"#), true),
+            (NoticeProtocol::Discord, length(r#"{"op":1,"d":12345678901}"#), false),
+            (NoticeProtocol::Discord, length(r#"{"op":0,"s":1,"t":"A","d":{}}"#), true),
+            (NoticeProtocol::Pusher, length(r#"{"event":"pusher:ping","data":{}}"#), false),
+            (NoticeProtocol::Pusher, length(r#"{"event":"a","channel":"b","data":""}"#), true),
+            (NoticeProtocol::ActionCable, length(r#"{"type":"ping","message":1700000000}"#), false),
+            (NoticeProtocol::ActionCable, length(r#"{"identifier":"{\"channel\":\"A\"}","message":1}"#), true),
+            (NoticeProtocol::Phoenix, length(r#"[null,"1","phoenix","heartbeat",{}]"#), true),
         ] {
             let link = Link::of(protocol);
             link.spoke.store(long_ago, Ordering::Relaxed);
