@@ -85,7 +85,7 @@ async fn streams_of_events_are_within_the_pools_limits() {
     plan.hold(&[(0, &sidecar)]);
     plan.publish(&[&sidecar]).await;
     let ask = |user| {
-        let accept = "Accept: text/event-stream\r\nAccept-Encoding: gzip";
+        let accept = "Accept: application/json, text/event-stream;q=0.9\r\nAccept-Encoding: gzip";
         format!("GET /events?user={user} HTTP/1.1\r\nHost: a\r\n{accept}\r\n\r\n")
     };
     let mut first = Wire::dial(sidecar.listen).await;

@@ -224,9 +224,11 @@ impl Passage<'_> {
     }
 }
 
-/// Whether a request is for a stream of events, as those of an `EventSource` are.
+/// Whether a request is for a stream of events, perhaps among other things.
 fn accepts_events(headers: &HeaderMap) -> bool {
-    headers.get(header::ACCEPT).is_some_and(|kinds| kinds == EVENT_STREAM)
+    let lines = headers.get_all(header::ACCEPT).into_iter().filter_map(|line| line.to_str().ok());
+    let mut kinds = lines.flat_map(|line| line.split(',')).filter_map(|kind| kind.split(';').next());
+    kinds.any(|kind| kind.trim().eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 /// Whether an answer is a stream of events that can be followed: nothing else has encoded it.
