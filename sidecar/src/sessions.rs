@@ -51,7 +51,9 @@ struct Session {
     link: Arc<Link>,
     /// Empty once a WebSocket goes on with it, or it has ended.
     held: Mutex<Option<Held>>,
-    /// Requests of it that must not be cut short by its end.
+    /// Requests of it that are under way.
+    open: AtomicU32,
+    /// Of these, the ones that must not be cut short by its end.
     busy: AtomicU32,
     changed: Notify,
 }
@@ -92,6 +94,7 @@ impl Sessions {
             silence,
             link,
             held: Mutex::new(Some(held)),
+            open: AtomicU32::new(0),
             busy: AtomicU32::new(0),
             changed: Notify::new(),
         });
@@ -110,6 +113,7 @@ impl Sessions {
         let session = Arc::clone(lock(&self.by_id).get(id)?);
         let waited_for = is_handshake || method != Method::GET;
         session.link.touch();
+        session.open.fetch_add(1, Ordering::AcqRel);
         session.busy.fetch_add(u32::from(waited_for), Ordering::AcqRel);
         Some(Visit { session, waited_for })
     }
@@ -134,6 +138,7 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.session.link.touch();
+        self.session.open.fetch_sub(1, Ordering::AcqRel);
         self.session.busy.fetch_sub(u32::from(self.waited_for), Ordering::AcqRel);
         self.session.changed.notify_waiters();
     }
@@ -220,8 +225,16 @@ impl Session {
         drop(held);
     }
 
+    /// Until its client has been silent for too long. One that waits for an answer is not: a poll may wait for longer.
     async fn silent(&self) {
         loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.open.load(Ordering::Acquire) > 0 {
+                changed.await;
+                continue;
+            }
             let left = self.silence.saturating_sub(self.link.quiet());
             if left.is_zero() {
                 return;
@@ -275,4 +288,34 @@ impl Session {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_is_not_forgotten_while_its_client_waits_for_an_answer() {
+        let first = First { dialect: Dialect::SignalR, target: "/hub".into(), headers: HeaderMap::new() };
+        let session = Arc::new(Session {
+            id: "1".into(),
+            first,
+            silence: Duration::ZERO,
+            link: Arc::new(Link::new()),
+            held: Mutex::default(),
+            open: AtomicU32::new(0),
+            busy: AtomicU32::new(0),
+            changed: Notify::new(),
+        });
+        let sessions = Sessions::default();
+        lock(&sessions.by_id).insert("1".into(), Arc::clone(&session));
+        let poll = sessions.visit("1", &Method::GET, false).expect("a session");
+        let silent = session.silent();
+        tokio::pin!(silent);
+        assert!(silent.as_mut().now_or_never().is_none(), "a poll waits");
+        drop(poll);
+        silent.await;
+    }
 }
