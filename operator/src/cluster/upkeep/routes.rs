@@ -78,7 +78,7 @@ impl Keeper {
                 applied => drop(applied.map_err(refusal)?),
             }
         }
-        for left in there.iter().filter(|left| wanted.iter().all(|wanted| wanted.name_any() != left.name_any())) {
+        for left in leftovers(owner, &there, &wanted) {
             let (name, params) = (left.name_any(), DeleteParams::default());
             if_there(kube.ask("delete", self.called(&name), self.api.delete(&name, &params)).await).map_err(refusal)?;
         }
@@ -95,5 +95,36 @@ impl Keeper {
 
     fn called(&self, name: &str) -> String {
         format!("the {} {name}", self.kind.resource().kind)
+    }
+}
+
+/// Those of the pool's own that should not be there any more. Anybody can give an object the pool's labels.
+fn leftovers<'a>(
+    owner: &Owner,
+    there: &'a [DynamicObject],
+    wanted: &[DynamicObject],
+) -> impl Iterator<Item = &'a DynamicObject> {
+    there.iter().filter(|there| owner.has(*there) && wanted.iter().all(|wanted| wanted.name_any() != there.name_any()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::index::PoolKey;
+    use super::*;
+
+    #[test]
+    fn what_has_the_pools_labels_and_not_the_pool_as_its_owner_is_left_alone() {
+        let key = PoolKey { namespace: "chats".into(), name: "chat".into() };
+        let owner = Owner { key, uid: "1".into(), port: Some(3000) };
+        let route = |name: &str| {
+            let mut route = DynamicObject::new(name, &Kind::HttpRoute.resource());
+            route.metadata = owner.metadata(name.into());
+            route
+        };
+        let mut copied = route("copied");
+        copied.metadata.owner_references = None;
+        let there = [route("chat-0"), route("chat-1"), copied];
+        let left: Vec<_> = leftovers(&owner, &there, &[route("chat-0")]).map(DynamicObject::name_any).collect();
+        assert_eq!(left, ["chat-1"]);
     }
 }
