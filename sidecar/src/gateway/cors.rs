@@ -6,7 +6,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderValue, ORIGIN,
     VARY,
 };
-use ring::settings::{Gateway, KeySource, KeySpec};
+use ring::settings::{Gateway, KeySource, KeySpec, TokenSource};
 
 const ANY: &str = "*";
 
@@ -35,7 +35,11 @@ pub(super) fn permit<B>(headers: &mut HeaderMap, gateway: &Gateway, key: &KeySpe
             KeySource::Header(name) => Some(name.as_str()),
             _ => None,
         });
-        let allowed: Vec<&str> = named.chain(["authorization"]).collect();
+        let tokens = key.jwt.iter().flat_map(|jwt| &jwt.token).filter_map(|source| match source {
+            TokenSource::Header(name) if !name.eq_ignore_ascii_case("authorization") => Some(name.as_str()),
+            _ => None,
+        });
+        let allowed: Vec<&str> = named.chain(tokens).chain(["authorization"]).collect();
         if let Ok(allowed) = HeaderValue::try_from(allowed.join(", ")) {
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         }
@@ -54,7 +58,9 @@ mod tests {
             per_client: 0,
             trusted_hops: 0,
         };
-        let key = KeySpec { from: vec![KeySource::Header("x-user".into())], ..KeySpec::default() };
+        let jwt = serde_json::json!({"issuer": "a", "token": [{"header": "Authorization"}, {"header": "x-token"}]});
+        let jwt = Some(serde_json::from_value(jwt).unwrap());
+        let key = KeySpec { from: vec![KeySource::Header("x-user".into())], jwt, ..KeySpec::default() };
         let request = Request::builder().method(method).header(ORIGIN, origin).body(()).unwrap();
         let mut headers = HeaderMap::new();
         permit(&mut headers, &gateway, &key, &request);
@@ -80,9 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_allows_the_headers_that_keys_stand_in() {
+    fn a_preflight_allows_the_headers_that_keys_and_tokens_stand_in() {
         let headers = permitted(&[ANY], "OPTIONS", "https://chat.example.com");
-        assert_eq!(headers[ACCESS_CONTROL_ALLOW_HEADERS], "x-user, authorization");
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_HEADERS], "x-user, x-token, authorization");
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_METHODS], "GET, HEAD");
     }
 }
