@@ -204,3 +204,17 @@ const fn algorithm(listed: SigningAlgorithm) -> Algorithm {
         SigningAlgorithm::HS512 => Algorithm::HS512,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_algorithm_is_listed_by_its_own_name() {
+        let names = "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA HS256 HS384 HS512";
+        for name in names.split(' ') {
+            let listed = serde_json::from_value(Value::from(name)).expect("a name that can be listed");
+            assert_eq!(format!("{:?}", algorithm(listed)), name);
+        }
+    }
+}

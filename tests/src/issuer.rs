@@ -11,7 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -32,12 +32,13 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// A new key for RS256, ES256 or `EdDSA`.
+    /// A new key for RS256, ES256, ES384 or `EdDSA`.
     pub fn new(kid: &str, algorithm: Algorithm) -> Self {
         let pem = |kind| KeyPair::generate_for(kind).expect("a key").serialize_pem();
         let key = match algorithm {
             Algorithm::RS256 => EncodingKey::from_rsa_pem(pem(&PKCS_RSA_SHA256).as_bytes()).expect("an RSA key"),
             Algorithm::ES256 => EncodingKey::from_ec_pem(pem(&PKCS_ECDSA_P256_SHA256).as_bytes()).expect("an EC key"),
+            Algorithm::ES384 => EncodingKey::from_ec_pem(pem(&PKCS_ECDSA_P384_SHA384).as_bytes()).expect("an EC key"),
             Algorithm::EdDSA => {
                 let pair = Ed25519KeyPair::generate().expect("a key");
                 EncodingKey::from_ed_der(pair.to_pkcs8v1().expect("a key in DER").as_ref())
@@ -50,6 +51,12 @@ impl SigningKey {
     /// A secret for HS256.
     pub fn secret(kid: &str, secret: &[u8]) -> Self {
         Self { kid: kid.to_owned(), algorithm: Algorithm::HS256, key: EncodingKey::from_secret(secret) }
+    }
+
+    /// The same key for another algorithm of its kind.
+    #[must_use]
+    pub fn signing(self, algorithm: Algorithm) -> Self {
+        Self { algorithm, ..self }
     }
 
     /// What checks its signatures, as a JSON web key: of a secret, the secret.

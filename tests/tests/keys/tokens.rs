@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
+use harness::http::{Answer, Http};
 use harness::issuer::{AUDIENCE, ISSUER, Publisher, SigningKey, claims, key_set, now, unsigned};
 use harness::tls::{Certified, certified};
 use harness::wait::equal;
 use harness::{Wire, ports, until};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use jsonwebtoken::{Algorithm, Header};
 use ring::duration::GoDuration;
 use ring::settings::{Jwt, KeySource, KeySpec, Missing, Mounted, SigningAlgorithm, TokenSource};
@@ -39,6 +40,23 @@ fn with_token(token: &str) -> String {
 }
 
 impl Pool {
+    /// One that tells clients where to connect.
+    async fn with_gateway(key: KeySpec) -> Self {
+        let mut pool = Self::new(key).await;
+        let gateway = json!({"url": "wss://s{slot}.example.com/"});
+        pool.plan.placement.settings.gateway = serde_json::from_value(gateway).expect("a gateway");
+        pool.plan.settle();
+        let [a, b] = &pool.sidecars;
+        pool.plan.publish(&[a, b, &pool.router]).await;
+        pool
+    }
+
+    /// What the gateway says to a token.
+    async fn look_up(&self, token: &str) -> Answer {
+        let path = format!("/gateway?access_token={token}");
+        Http::default().send(Method::GET, self.router.listen, &path, "").await.expect("an answer")
+    }
+
     /// Panics unless a token is refused with a status, for a reason that is counted and told.
     async fn refuses(&self, token: &str, status: u16, reason: &str) {
         let series = format!("wspool_tokens_refused_total{{reason=\"{reason}\"}}");
@@ -309,6 +327,59 @@ async fn keys_come_over_tls_from_a_server_of_a_known_authority_only() {
     let pool = Pool::new(spec).await;
     pool.owned("ann", &with_token(&key.token("ann")), "").await;
     serving.abort();
+}
+
+#[tokio::test]
+async fn the_gateway_answers_a_token_as_its_handshake_is_answered() {
+    let key = SigningKey::new("1", Algorithm::ES256);
+    let publisher = Publisher::start(&[&key]).await;
+    let pool = Pool::with_gateway(by_token(&publisher.uri())).await;
+    for user in pool.keys() {
+        let answer: Value = pool.look_up(&key.token(&user)).await.json().expect("where to connect");
+        let slot = i64::from(pool.plan.owner(&user) == "b");
+        assert_eq!((&answer["slot"], &answer["url"]), (&slot.into(), &format!("wss://s{slot}.example.com/").into()));
+    }
+    let counted = pool.router.metric("wspool_gateway_answers_total{reason=\"located\"}").await;
+    assert_eq!(counted, u64::try_from(pool.keys().len()).expect("a few"));
+
+    let mut stale = claims("ann");
+    stale["exp"] = json!(now() - 600);
+    let refused = pool.look_up(&key.sign(&stale)).await;
+    let says = "Bearer error=\"invalid_token\", error_description=\"the token has expired\"";
+    assert_eq!((refused.status, refused.header("www-authenticate")), (StatusCode::UNAUTHORIZED, says));
+    assert_eq!(refused.header("cache-control"), "no-store");
+    assert_eq!(pool.router.metric("wspool_tokens_refused_total{reason=\"expired\"}").await, 1);
+
+    let pool = Pool::with_gateway(by_token(&format!("http://{}/jwks.json", ports::free()))).await;
+    let refused = pool.look_up(&key.token("ann")).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+}
+
+#[tokio::test]
+async fn every_algorithm_that_can_be_listed_is_taken() {
+    use SigningAlgorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
+    let rsa = SigningKey::new("rsa", Algorithm::RS256);
+    let secret = SigningKey::secret("secret", &[7; 64]);
+    let keys = [
+        rsa.clone(),
+        rsa.clone().signing(Algorithm::RS384),
+        rsa.clone().signing(Algorithm::RS512),
+        rsa.clone().signing(Algorithm::PS256),
+        rsa.clone().signing(Algorithm::PS384),
+        rsa.signing(Algorithm::PS512),
+        SigningKey::new("256", Algorithm::ES256),
+        SigningKey::new("384", Algorithm::ES384),
+        SigningKey::new("ed", Algorithm::EdDSA),
+        secret.clone(),
+        secret.clone().signing(Algorithm::HS384),
+        secret.signing(Algorithm::HS512),
+    ];
+    let all = [RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512];
+    let (spec, _folder) = by_file(&key_set(&keys.iter().collect::<Vec<_>>()), &all);
+    let pool = Pool::new(spec).await;
+    for key in &keys {
+        pool.owned("ann", &with_token(&key.token("ann")), "").await;
+    }
 }
 
 #[tokio::test]
