@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use ring::placement::{Predecessor, Slot, Table};
 use ring::settings::{Settings, Strategy};
 use ring::{Holder, Placement, Version};
@@ -218,4 +220,23 @@ fn a_sidecar_without_a_slot_says_that_all_it_holds_has_to_go_where_load_decides(
     assert_eq!(registry.moved(), Moved { connections: 10, ..Moved::default() });
     registry.evict_idlest(4);
     assert_eq!(registry.moved().connections, 6);
+}
+
+#[test]
+fn a_pinned_pod_gives_nothing_away_where_load_decides() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let mut registry = Registry::new(View::new(peer("a"), Settings::default()));
+    registry.place(&by_load(1, &["a"]));
+    let ids: Vec<_> = (0..5).map(|_| registry.register_keyless(Arc::new(Link::new()), false)).collect();
+    let now = Instant::now();
+    assert_eq!(registry.evict_idlest(2), 2);
+    registry.pin_pod(7, MINUTE, now);
+    assert!(ids.iter().all(|id| registry.confirm(*id).is_none()), "their clients have not been told yet");
+    assert_eq!((registry.leaving(), registry.spent(), registry.evict_idlest(5)), (0, 0, 0));
+    registry.place(&by_load(2, &["b"]));
+    let moved = registry.moved();
+    assert_eq!((moved.connections, moved.pinned, registry.pinned().connections), (0, 5, 5));
+    registry.expire_pins(now + MINUTE);
+    let moved = registry.moved();
+    assert_eq!((moved.connections, moved.pinned, registry.evict_idlest(5)), (5, 0, 5));
 }
