@@ -22,6 +22,8 @@ pub struct Tally {
     /// Nobody has told it: the own choices are all there is.
     guessed: bool,
     slots: BTreeMap<SlotId, Count>,
+    /// When slots did not take a connection, whatever is told of them.
+    failed: BTreeMap<SlotId, Instant>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -56,7 +58,17 @@ impl Tally {
     /// good as any other.
     pub fn takes(&self, slot: SlotId, version: Version, now: Instant) -> bool {
         let told = self.is_fresh(version, now) && !self.guessed && !self.slots.is_empty();
-        !told || self.slots.contains_key(&slot)
+        !self.has_failed(slot, now) && (!told || self.slots.contains_key(&slot))
+    }
+
+    /// A slot has not taken a connection: it holds few, perhaps, because its app is down. It is passed over for a while.
+    pub fn fail(&mut self, slot: SlotId, now: Instant) {
+        self.failed.retain(|_, since| now.duration_since(*since) < FRESH);
+        self.failed.insert(slot, now);
+    }
+
+    fn has_failed(&self, slot: SlotId, now: Instant) -> bool {
+        self.failed.get(&slot).is_some_and(|since| now.duration_since(*since) < FRESH)
     }
 
     fn is_fresh(&self, version: Version, now: Instant) -> bool {
@@ -64,8 +76,8 @@ impl Tally {
     }
 
     /// Chooses one of the slots that can be reached, with their weights, under the placement in force. `below` gives a
-    /// random number below another. Slots that do not take connections, or have as many as `limit` says (0: any number), are
-    /// passed over while there are others.
+    /// random number below another. Slots that do not take connections, have failed to, or have as many as `limit` says
+    /// (0: any number), are passed over while there are others.
     ///
     /// Without counts of now it goes by its own choices alone.
     pub fn choose(
@@ -77,7 +89,8 @@ impl Tally {
         mut below: impl FnMut(usize) -> usize,
     ) -> Option<SlotId> {
         if !self.is_fresh(version, now) {
-            *self = Self { version, told: Some(now), guessed: true, slots: BTreeMap::new() };
+            (self.version, self.told, self.guessed) = (version, Some(now), true);
+            self.slots.clear();
         }
         if self.guessed {
             for (slot, _) in able {
@@ -86,8 +99,9 @@ impl Tally {
         }
         let mut told: Vec<_> = able.iter().filter(|(slot, _)| self.slots.contains_key(slot)).collect();
         let has_room = |slot: &SlotId| limit == 0 || self.slots[slot].estimate() < limit;
-        if told.iter().any(|(slot, _)| has_room(slot)) {
-            told.retain(|(slot, _)| has_room(slot));
+        let is_good = |slot: &SlotId| has_room(slot) && !self.has_failed(*slot, now);
+        if told.iter().any(|(slot, _)| is_good(slot)) {
+            told.retain(|(slot, _)| is_good(slot));
         }
         if told.is_empty() {
             return able.get(below(able.len().max(1))).map(|(slot, _)| *slot);

@@ -87,6 +87,19 @@ fn a_slot_that_is_full_is_passed_over_while_others_have_room() {
 }
 
 #[test]
+fn a_slot_that_has_failed_is_passed_over_for_a_while() {
+    let (mut tally, now) = (Tally::default(), Instant::now());
+    tally.hear(&loads(&[900, 0], Duration::ZERO), now);
+    tally.fail(SlotId(1), now);
+    tally.hear(&loads(&[900, 0], Duration::ZERO), now + SECOND);
+    assert!(!tally.takes(SlotId(1), VERSION, now + SECOND));
+    assert_eq!(burst(&mut tally, &able(2), 50, now + SECOND), BTreeMap::from([(0, 50)]));
+    assert_eq!(burst(&mut tally, &able(2)[1..], 5, now + SECOND), BTreeMap::from([(1, 5)]), "there is no other");
+    tally.hear(&loads(&[900, 0], Duration::ZERO), now + FRESH);
+    assert_eq!(burst(&mut tally, &able(2), 50, now + FRESH), BTreeMap::from([(1, 50)]));
+}
+
+#[test]
 fn a_slot_takes_connections_unless_counts_of_now_leave_it_out() {
     let (mut tally, now) = (Tally::default(), Instant::now());
     assert!(tally.takes(SlotId(2), VERSION, now), "nothing is known");

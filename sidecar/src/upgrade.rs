@@ -251,6 +251,7 @@ impl<'a> Handshake<'a> {
                 Decision::There(peer) => peer,
                 Decision::Here(place) => match self.ask_app(head, place).await {
                     Err(Failure::AppDown) if !self.from_peer && (self.key.is_some() || self.view.by_load()) => {
+                        self.note_app_down(&self.view.me);
                         self.view.me.clone()
                     }
                     answered => return answered,
@@ -396,6 +397,13 @@ impl<'a> Handshake<'a> {
         }
     }
 
+    /// Where load decides, a server whose app is down would be chosen again and again: it holds nothing.
+    fn note_app_down(&self, peer: &Peer) {
+        if let Some(slot) = self.view.placement.as_ref().and_then(|placement| placement.slot_of(&peer.uid)) {
+            self.sidecar.tally().fail(slot, Instant::now());
+        }
+    }
+
     /// Passes the handshake to a peer.
     async fn ask_peer(&self, head: &RequestHead, peer: &Peer, arrival: Arrival) -> Result<Asked, Failure> {
         let Ok(mut stream) = self.sidecar.peers.dial(peer).await else { return Ok(Asked::Unreachable) };
@@ -409,6 +417,7 @@ impl<'a> Handshake<'a> {
             return Ok(redirected(&response));
         }
         if response.header(APP_DOWN).is_some() {
+            self.note_app_down(peer);
             return Ok(Asked::Unreachable);
         }
         Ok(Asked::Answered(stream, response))
