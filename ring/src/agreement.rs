@@ -9,8 +9,8 @@
 //! | [`Agreement::HAProxy`] | HAProxy 2.6 and later, `hash-type consistent` | its number, or its address |
 //!
 //! The address is the one of the holder of a slot, so these algorithms move keys when a slot changes hands, and none of them
-//! takes a secret: a client that chooses its key can aim at a server. `tests/tests/agreement.rs` compares them with the
-//! programs themselves.
+//! takes a secret: a client that chooses its key can aim at a server. `tests/tests/agreement` compares them with the
+//! programs themselves, and `tests/golden` with what those have answered.
 
 mod envoy;
 mod haproxy;

@@ -2,7 +2,7 @@
 //!
 //! The vectors: servers 127.0.1.1 to 127.0.1.10, all at port 9000, and the last octet of the one that owned `user-1`,
 //! `user-2` and so on at nginx 1.22.1, ingress-nginx's own Lua, Envoy 1.40, and HAProxy 2.6 and 3.5-dev5.
-//! `tests/tests/agreement.rs` asks the programs again.
+//! `tests/golden` has many more, and `tests/tests/agreement` asks the programs again.
 
 use std::collections::{BTreeMap, BTreeSet};
 

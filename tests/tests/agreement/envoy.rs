@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use harness::ports;
 use harness::process::Process;
+use ring::agreement::Agreement;
 use serde_json::{Value, json};
 
+use crate::keys::keys;
 use crate::nginx::listening;
 use crate::servers::{Server, Servers};
-use crate::{agrees, ask, keys, sets};
+use crate::{agrees, ask, golden, sets};
 
 /// The program out of the package that `requirements.txt` pins.
 fn program() -> PathBuf {
@@ -62,20 +64,22 @@ async fn envoy_sends_every_key_to_its_owner() {
     let _servers = servers.start(&folder).await;
     let ring = |size: u32| json!({"lb_policy": "RING_HASH", "ring_hash_lb_config": {"minimum_ring_size": size}});
     let table = |size: u32| json!({"lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": size}});
+    let by_ring = Agreement::EnvoyRing { minimum_ring_size: 1_024 };
+    let by_maglev = Agreement::EnvoyMaglev { table_size: 65_537 };
     let policies = [
-        ("algorithm: EnvoyRing", json!({"lb_policy": "RING_HASH"})),
-        ("algorithm: EnvoyRing, envoyRing: {minimumRingSize: 20000}", ring(20_000)),
-        ("algorithm: EnvoyMaglev", json!({"lb_policy": "MAGLEV"})),
-        ("algorithm: EnvoyMaglev, envoyMaglev: {tableSize: 1009}", table(1_009)),
+        ("algorithm: EnvoyRing", json!({"lb_policy": "RING_HASH"}), Some(("envoy-ring", by_ring))),
+        ("algorithm: EnvoyRing, envoyRing: {minimumRingSize: 20000}", ring(20_000), None),
+        ("algorithm: EnvoyMaglev", json!({"lb_policy": "MAGLEV"}), Some(("envoy-maglev", by_maglev))),
+        ("algorithm: EnvoyMaglev, envoyMaglev: {tableSize: 1009}", table(1_009), None),
     ];
     let (mut listeners, mut clusters, mut cases) = (Vec::new(), Vec::new(), Vec::new());
-    for (hashing, policy) in &policies {
+    for (hashing, policy, kept) in &policies {
         for set in &sets {
             let name = format!("set{}", cases.len());
             let entry = ports::free();
             listeners.push(listener(entry, &name));
-            clusters.push(cluster(&name, set, policy));
-            cases.push((entry, set, hashing));
+            clusters.push(cluster(&name, &set.servers, policy));
+            cases.push((entry, set, hashing, kept));
         }
     }
     let config = json!({"static_resources": {"listeners": listeners, "clusters": clusters}});
@@ -83,9 +87,14 @@ async fn envoy_sends_every_key_to_its_owner() {
     std::fs::write(&path, config.to_string()).expect("a file in a temporary folder");
     let arguments = ["--config-path", &path.to_string_lossy(), "--concurrency", "1", "--disable-hot-restart"];
     let mut process = Process::start("envoy", &program(), arguments, &folder.path().join("envoy.log"));
+    let version = golden::version(&program(), "--version");
     let keys = keys();
-    for (entry, set, hashing) in cases {
+    for (entry, set, hashing, kept) in cases {
         listening(&mut process, entry).await;
-        agrees(hashing, set, &keys, &ask::about(entry, &keys));
+        let answers = ask::about(entry, &keys);
+        agrees(hashing, &set.servers, &keys, &answers);
+        if let Some((hash, agreement)) = *kept {
+            golden::write(hash, &version, agreement, set, &answers);
+        }
     }
 }

@@ -3,8 +3,11 @@
 
 mod ask;
 mod envoy;
+mod golden;
 mod haproxy;
 mod hops;
+#[path = "../../../ring/tests/golden/keys.rs"]
+mod keys;
 mod nginx;
 mod servers;
 
@@ -13,22 +16,8 @@ use std::collections::BTreeMap;
 use harness::operator::Files;
 
 use ask::Answers;
+use keys::KEYS;
 use servers::{Server, Servers};
-
-/// How many keys each configuration is asked about.
-const KEYS: usize = 20_000;
-
-/// Keys of all lengths and bytes that stand in a header's value.
-fn keys() -> Vec<String> {
-    let key = |number: usize| match number % 5 {
-        0 => format!("user-{number}"),
-        1 => number.to_string(),
-        2 => format!("ü/{number}?&=%41\u{1f600}"),
-        3 => format!("{number}{}", "x".repeat(number % 97)),
-        _ => format!("{:x}-{number}", number.wrapping_mul(0x9E37_79B9)),
-    };
-    (0..KEYS).map(key).collect()
-}
 
 /// Compares the answers of a proxy with those of the operator, which is told of the same servers.
 fn agrees(hashing: &str, servers: &[Server], keys: &[String], answers: &Answers) {
@@ -54,7 +43,20 @@ fn agrees(hashing: &str, servers: &[Server], keys: &[String], answers: &Answers)
     println!("{hashing}, {} servers: {KEYS} keys, 0 mismatches", servers.len());
 }
 
-/// So many servers of IPv4, one with other weights, and one of IPv6.
-fn sets(servers: &mut Servers) -> Vec<Vec<Server>> {
-    vec![servers.v4(&[1; 10]), servers.v4(&[1; 2]), servers.v4(&[1; 50]), servers.v4(&[1, 2, 3, 5, 10]), servers.v6(7)]
+/// Servers side by side; the answers for those with a name are kept as golden files.
+#[derive(Clone, Debug)]
+struct Set {
+    name: Option<&'static str>,
+    servers: Vec<Server>,
+}
+
+/// So many servers of IPv4, some of other weights, and some of IPv6.
+fn sets(servers: &mut Servers) -> [Set; 5] {
+    [
+        Set { name: Some("v4"), servers: servers.v4(&[1; 10]) },
+        Set { name: None, servers: servers.v4(&[1; 2]) },
+        Set { name: None, servers: servers.v4(&[1; 50]) },
+        Set { name: None, servers: servers.v4(&[1, 2, 3, 5, 10]) },
+        Set { name: Some("v6"), servers: servers.v6(&[1, 2, 3, 5, 10, 1, 4]) },
+    ]
 }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use harness::process::Process;
 use harness::{ports, until};
+use ring::agreement::Agreement;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::keys::keys;
 use crate::servers::{Server, Servers};
-use crate::{agrees, ask, keys, sets};
+use crate::{agrees, ask, golden, sets};
 
 /// A running nginx.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ async fn nginx_sends_every_key_to_its_owner() {
         let entry = ports::free();
         entries.push(entry);
         writeln!(config, "upstream set{number} {{ hash $http_x_key consistent; keepalive 16;").expect("memory");
-        for Server { address, weight } in set {
+        for Server { address, weight } in &set.servers {
             writeln!(config, "server {address} weight={weight} max_fails=0;").expect("memory");
         }
         writeln!(
@@ -77,8 +79,11 @@ async fn nginx_sends_every_key_to_its_owner() {
         .expect("memory");
     }
     let _nginx = Nginx::start(&folder, "nginx", &config, entries[0]).await;
+    let version = golden::version(&installed("nginx"), "-v");
     let keys = keys();
     for (set, entry) in sets.iter().zip(entries) {
-        agrees("algorithm: NginxKetama", set, &keys, &ask::about(entry, &keys));
+        let answers = ask::about(entry, &keys);
+        agrees("algorithm: NginxKetama", &set.servers, &keys, &answers);
+        golden::write("nginx", &version, Agreement::NginxKetama, set, &answers);
     }
 }
