@@ -48,6 +48,8 @@ pub struct Metrics {
     jwks_fetches: Family<ResultLabel, Counter>,
     assertions: Family<ResultLabel, Counter>,
     trusted: Gauge,
+    /// Tasks that serve the client port.
+    pub tasks: Gauge,
     /// Accepts that failed, for want of file descriptors for example.
     pub accept_errors: Counter,
     connections: Family<Kind, Gauge>,
@@ -159,6 +161,7 @@ impl Default for Metrics {
             jwks_fetches: register!("jwks_fetches", "Fetches of the keys of tokens, by result", Family::default()),
             assertions: register!("key_assertions", "What apps said of keys in their 101s", Family::default()),
             trusted: register!("trusted_connections", "Connections whose key proves who it is", Gauge::default()),
+            tasks: register!("tasks", "Tasks that serve the client port, one for each connection", Gauge::default()),
             accept_errors: register!("accept_errors", "Accepts that failed", Counter::default()),
             connections: register!("connections", "Connections now", Family::default()),
             moved: register!("moved_connections", "Connections whose owner is elsewhere", Gauge::default()),

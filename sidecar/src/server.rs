@@ -69,29 +69,42 @@ async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn
     }
 }
 
-/// One connection. What only its beginning needs is boxed and goes with it, so that a long life costs little memory:
-/// an `async fn` would keep room for both all the time.
-enum Serving {
+/// One connection, counted for as long as its task is there.
+struct Serving {
+    stage: Stage,
+    sidecar: Arc<Sidecar>,
+}
+
+/// What only its beginning needs is boxed and goes with it, so that a long life costs little memory: an `async fn` would
+/// keep room for both all the time.
+enum Stage {
     Beginning(Pin<Box<dyn Future<Output = Option<Connected>>>>),
     Relaying(Connected),
 }
 
 fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, remote: SocketAddr) -> Serving {
-    Serving::Beginning(Box::pin(begin(sidecar, stream, remote)))
+    sidecar.metrics.tasks.inc();
+    Serving { stage: Stage::Beginning(Box::pin(begin(Arc::clone(&sidecar), stream, remote))), sidecar }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.sidecar.metrics.tasks.dec();
+    }
 }
 
 impl Future for Serving {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let serving = self.get_mut();
+        let stage = &mut self.get_mut().stage;
         loop {
-            match serving {
-                Self::Beginning(begin) => match ready!(begin.as_mut().poll(cx)) {
+            match stage {
+                Stage::Beginning(begin) => match ready!(begin.as_mut().poll(cx)) {
                     None => return Poll::Ready(()),
-                    Some(connected) => *serving = Self::Relaying(connected),
+                    Some(connected) => *stage = Stage::Relaying(connected),
                 },
-                Self::Relaying(relay) => {
+                Stage::Relaying(relay) => {
                     let ended = ready!(Pin::new(&mut *relay).poll(cx));
                     relay.hooks().record(ended);
                     return Poll::Ready(());
