@@ -72,7 +72,7 @@ fn raise_open_files() {
 
 #[tokio::test]
 async fn thousands_of_half_open_clients_cost_little_are_told_and_leave_nothing() {
-    const CLIENTS: usize = 5_000;
+    const CLIENTS: usize = 9_900;
     raise_open_files();
     let book = Guestbook::default();
     let app = App::start("server", &book).await;
