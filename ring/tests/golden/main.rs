@@ -28,7 +28,7 @@ impl Golden {
         let slot = |(id, line): (u32, &str)| {
             let (address, weight) = line.split_once(" weight ").expect("an address and a weight");
             let holder = Holder { name: format!("h{id}"), uid: format!("u{id}"), address: address.to_owned() };
-            Slot { id: SlotId(id), weight: weight.parse().expect("a weight"), holder: Some(holder) }
+            Slot { id: SlotId(id), weight: weight.parse().expect("a weight"), holder: Some(holder.into()) }
         };
         Self {
             agreement: serde_json::from_str(agreement).expect("an agreement of ours"),
