@@ -28,7 +28,8 @@ const ADDED_BYTES: usize = 4 * 1024;
 /// The most header fields in a request's head.
 pub(crate) const MAX_REQUEST_FIELDS: usize = MAX_FIELDS + ADDED_FIELDS;
 
-/// What a client may take for its first head. A head that a peer passes on may be larger by what the peer added.
+/// What a client may take for its first head. A head that a peer passes on may be larger by what the peer added:
+/// [`RequestHead::check_client`].
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
     /// Its size.
@@ -62,7 +63,9 @@ pub async fn read_request(stream: &mut (impl AsyncRead + Unpin), limits: HeadLim
     let reading = read(stream, Vec::new(), limits.max_bytes + ADDED_BYTES, error::foreign_protocol);
     let raw = tokio::time::timeout(limits.timeout, reading).await.map_err(|_| HeadError::Slow)??;
     let head = RequestHead::parse(raw)?;
-    head.check_size(limits)?;
+    if !head.headers().any(|(name, _)| is_ours(name)) {
+        head.check_client(limits)?;
+    }
     Ok(head)
 }
 
@@ -87,14 +90,16 @@ impl RequestHead {
         Ok(head)
     }
 
-    fn check_size(&self, limits: HeadLimits) -> Result<(), HeadError> {
-        if self.headers().any(|(name, _)| is_ours(name)) {
-            return Ok(());
-        }
-        if self.raw.head().len() > limits.max_bytes {
+    /// Refuses what only a peer may send. A header in our name is no proof of a peer: whoever has found out that it is none
+    /// asks this, or the next sidecar could not read what is made of the head. Such headers do not count, since they are
+    /// not passed on.
+    pub fn check_client(&self, limits: HeadLimits) -> Result<(), HeadError> {
+        let (ours, own): (Vec<_>, Vec<_>) = self.headers().partition(|(name, _)| is_ours(name));
+        let ours: usize = ours.iter().map(|(name, value)| name.len() + value.len() + ": \r\n".len()).sum();
+        if self.raw.head().len().saturating_sub(ours) > limits.max_bytes {
             return Err(HeadError::TooLarge);
         }
-        if self.headers().count() > MAX_FIELDS {
+        if own.len() > MAX_FIELDS {
             return Err(Fault::TooManyFields.into());
         }
         Ok(())

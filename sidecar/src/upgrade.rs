@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::admission::{self, Decision, PLACEMENT_WAIT, Place, REDIRECTS, Refusal};
 use crate::handshakes::Sent;
-use crate::head::{Edit, RequestHead};
+use crate::head::{Edit, HeadError, HeadLimits, RequestHead};
 use crate::held::Held;
 use crate::key::KeyError;
 use crate::origin::{self, Known, Origin};
@@ -226,6 +226,7 @@ impl<'a> Handshake<'a> {
                     return Err(text_answer(StatusCode::MISDIRECTED_REQUEST, "", sentence));
                 }
                 Origin::Client => {
+                    head.check_client(HeadLimits::default()).map_err(|error| refuse_head(sidecar, &error))?;
                     let key = identity::read(sidecar, spec, head).await.map_err(|error| refuse_key(sidecar, error))?;
                     let verified = key.is_some() && spec.trust == Trust::Verified;
                     (key, verified, Arrival::Owner, false)
@@ -422,6 +423,12 @@ impl<'a> Handshake<'a> {
         }
         Ok(Asked::Answered(stream, response))
     }
+}
+
+/// The answer to a handshake that only a peer might send.
+fn refuse_head(sidecar: &Sidecar, error: &HeadError) -> Vec<u8> {
+    sidecar.metrics.bad_request(error.label());
+    error.response().unwrap_or_default()
 }
 
 /// The answer to a handshake whose key cannot be read, or whose token proves nothing.

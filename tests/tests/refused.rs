@@ -95,6 +95,8 @@ async fn each_smuggling_shape_is_refused_by_name_and_harms_nobody() {
         ("websocket_key_missing", 400, handshake("\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "")),
         ("websocket_key_repeated", 400, handshake("Host: a", "Host: a\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")),
         ("websocket_key_malformed", 400, handshake("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ==")),
+        // A peer may send a few more headers than a client; this is none.
+        ("too_many_headers", 431, handshake("Host: a", &format!("Host: a\nwspool-x: y{}", "\nA: b".repeat(126)))),
     ];
     let mut scene = Scene::new().await;
     for (label, status, bytes) in shapes {

@@ -249,6 +249,23 @@ async fn the_largest_heads_of_clients_can_be_passed_to_a_peer() {
 }
 
 #[tokio::test]
+async fn a_header_in_our_name_gives_a_client_no_more_room() {
+    let start = "GET / HTTP/1.1\r\nHost: a\r\nWspool_x: y\r\n";
+    let many = |count| format!("{start}{}\r\n", "A: b\r\n".repeat(count));
+    let long = |bytes| format!("{start}Cookie: {}\r\n\r\n", "c".repeat(bytes));
+    let max = limits().max_bytes;
+    for (head, outcome) in [
+        (many(MAX_FIELDS - 1), Ok(())),
+        (many(MAX_FIELDS), Err(Fault::TooManyFields.into())),
+        (long(max / 2), Ok(())),
+        (long(max), Err(HeadError::TooLarge)),
+    ] {
+        let head = parse(&head).await.expect("a peer may send it");
+        assert_eq!(head.check_client(limits()), outcome);
+    }
+}
+
+#[tokio::test]
 async fn other_protocols_are_answered_in_their_own() {
     let hello = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01];
     let tls = read_parts(&[&hello], false, limits()).await.expect_err("a TLS hello");
