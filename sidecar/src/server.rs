@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::head::{self, HeadLimits};
@@ -26,13 +27,21 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(250);
 /// How many of these pauses it waits at most: connections may come all the time.
 const RELEASE_PAUSES: u32 = 8;
 
+/// What the connections of a thread share.
+struct Port {
+    sidecar: Arc<Sidecar>,
+    /// One has ended.
+    ended: Notify,
+}
+
 /// Accepts until `stop` turns true; then ends every connection that is left. `release_memory` is called when connections
-/// have come: their handshakes needed more than they do.
+/// have come, since their handshakes needed more than they do, and when some have gone.
 pub async fn run(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn(), stop: watch::Receiver<bool>) {
     LocalSet::new().run_until(accept(sidecar, listener, release_memory, stop)).await;
 }
 
 async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn(), mut stop: watch::Receiver<bool>) {
+    let port = Rc::new(Port { sidecar, ended: Notify::new() });
     let mut pause = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     // How many have come since the pause began; how many pauses memory has waited for, while it waits.
     let (mut come, mut waited) = (0_u32, None);
@@ -40,7 +49,7 @@ async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
-                    spawn_local(serve(Arc::clone(&sidecar), stream, remote));
+                    spawn_local(serve(&port, stream, remote));
                     come = come.wrapping_add(1);
                     if waited.is_none() {
                         waited = Some(0);
@@ -51,11 +60,15 @@ async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn
                     }
                 }
                 Err(error) => {
-                    sidecar.metrics.accept_errors.inc();
+                    port.sidecar.metrics.accept_errors.inc();
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
+            () = port.ended.notified(), if waited.is_none() => {
+                waited = Some(0);
+                pause.as_mut().reset(tokio::time::Instant::now() + RELEASE_PAUSE);
+            }
             () = pause.as_mut(), if waited.is_some() => {
                 waited = waited.filter(|waited| come > 0 && *waited < RELEASE_PAUSES).map(|waited| waited + 1);
                 match waited {
@@ -72,7 +85,7 @@ async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, release_memory: fn
 /// One connection, counted for as long as its task is there.
 struct Serving {
     stage: Stage,
-    sidecar: Arc<Sidecar>,
+    port: Rc<Port>,
 }
 
 /// What only its beginning needs is boxed and goes with it, so that a long life costs little memory: an `async fn` would
@@ -82,14 +95,16 @@ enum Stage {
     Relaying(Connected),
 }
 
-fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, remote: SocketAddr) -> Serving {
-    sidecar.metrics.tasks.inc();
-    Serving { stage: Stage::Beginning(Box::pin(begin(Arc::clone(&sidecar), stream, remote))), sidecar }
+fn serve(port: &Rc<Port>, stream: TcpStream, remote: SocketAddr) -> Serving {
+    port.sidecar.metrics.tasks.inc();
+    let begin = begin(Arc::clone(&port.sidecar), stream, remote);
+    Serving { stage: Stage::Beginning(Box::pin(begin)), port: Rc::clone(port) }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.sidecar.metrics.tasks.dec();
+        self.port.sidecar.metrics.tasks.dec();
+        self.port.ended.notify_one();
     }
 }
 

@@ -226,7 +226,7 @@ impl<'a> Handshake<'a> {
                     return Err(text_answer(StatusCode::MISDIRECTED_REQUEST, "", sentence));
                 }
                 Origin::Client => {
-                    head.check_client(HeadLimits::default()).map_err(|error| refuse_head(sidecar, &error))?;
+                    head.check_client(HeadLimits::default()).map_err(|error| refuse_head(sidecar, error))?;
                     let key = identity::read(sidecar, spec, head).await.map_err(|error| refuse_key(sidecar, error))?;
                     let verified = key.is_some() && spec.trust == Trust::Verified;
                     (key, verified, Arrival::Owner, false)
@@ -426,7 +426,7 @@ impl<'a> Handshake<'a> {
 }
 
 /// The answer to a handshake that only a peer might send.
-fn refuse_head(sidecar: &Sidecar, error: &HeadError) -> Vec<u8> {
+fn refuse_head(sidecar: &Sidecar, error: HeadError) -> Vec<u8> {
     sidecar.metrics.bad_request(error.label());
     error.response().unwrap_or_default()
 }
