@@ -57,7 +57,7 @@ soak: ## let 100,000 connections come and go, then move some for 20 minutes: fai
 	target/release/soak $(SOAK)
 
 # Compiled before the network is gone.
-bench-pool: ## measure the operator with 50, 200 and 500 pods, beside a real Kubernetes API (7 minutes)
+bench-pool: ## measure the operator with 50, 200, 500 and 1,000 pods, beside a real Kubernetes API (a quarter of an hour)
 	@.ci/needs ip unshare setpriv
 	$(CARGO) build --release --locked --package wspool-operator --package wspool-bench
 	tests/control-plane/run target/release/pool

@@ -7,11 +7,15 @@ use harness::control_plane::Access;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
+/// The sidecars' own: they are in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures wspool-operator beside a real API server, with pools whose sidecars are all in this process.
 #[derive(Debug, Parser)]
 struct Cli {
     /// The sizes of the pools, in pods.
-    #[arg(long, value_delimiter = ',', default_values_t = [50, 200, 500])]
+    #[arg(long, value_delimiter = ',', default_values_t = [50, 200, 500, 1_000])]
     pods: Vec<usize>,
     /// Connections for each pod.
     #[arg(long, default_value_t = 100)]
