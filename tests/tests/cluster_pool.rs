@@ -144,7 +144,9 @@ async fn a_grace_period_that_is_too_short_for_what_a_pod_holds_is_said_beforehan
     scene.fill(CLIENTS).await;
     let limit = r#"{"spec": {"limits": {"handshakesPerSecond": 2}}}"#;
     scene.kubectl(&["patch", "websocketpool", "chat", "--type=merge", "--patch", limit]).await;
-    scene.degraded("connections, and in 5s the others accept at most 10: raise spec.drain.timeout").await;
+    scene
+        .degraded("connections, and in 5s a pod that takes its place accepts at most 4: raise spec.drain.timeout")
+        .await;
     let pod = scene.some_pod().await;
     scene.kubectl(&["delete", "pod", &pod, TIMEOUT]).await;
     let gone = &scene.have_gone(1).await[0];

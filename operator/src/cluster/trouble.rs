@@ -107,8 +107,8 @@ pub fn of_load(limits: Limits, drain: Drain, view: &PoolView) -> Option<Trouble>
         return None;
     }
     let drain = drain.timeout;
-    // In a rollout one pod takes all of it over.
-    let most = per_second * drain.0.saturating_sub(DRAIN_MARGIN).as_secs();
+    // In a rollout one pod takes all of it over. A drain that is hardly longer than its margin is hurried.
+    let most = per_second * drain.0.saturating_sub(DRAIN_MARGIN).max(drain.0 / 2).as_secs();
     let over = view.members.iter().find(|member| member.connections.is_some_and(|held| held > most))?;
     let held = over.connections.unwrap_or_default();
     let sentence = format!(
