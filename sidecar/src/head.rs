@@ -94,12 +94,18 @@ impl RequestHead {
     /// asks this, or the next sidecar could not read what is made of the head. Such headers do not count, since they are
     /// not passed on.
     pub fn check_client(&self, limits: HeadLimits) -> Result<(), HeadError> {
-        let (ours, own): (Vec<_>, Vec<_>) = self.headers().partition(|(name, _)| is_ours(name));
-        let ours: usize = ours.iter().map(|(name, value)| name.len() + value.len() + ": \r\n".len()).sum();
-        if self.raw.head().len().saturating_sub(ours) > limits.max_bytes {
+        let (mut bytes, mut fields) = (self.raw.head().len(), 0);
+        for (name, value) in self.headers() {
+            if is_ours(name) {
+                bytes = bytes.saturating_sub(name.len() + value.len() + ": \r\n".len());
+            } else {
+                fields += 1;
+            }
+        }
+        if bytes > limits.max_bytes {
             return Err(HeadError::TooLarge);
         }
-        if own.len() > MAX_FIELDS {
+        if fields > MAX_FIELDS {
             return Err(Fault::TooManyFields.into());
         }
         Ok(())

@@ -128,9 +128,7 @@ impl Unsent {
             Self::Overloaded => "overloaded",
         }
     }
-}
 
-impl Unsent {
     /// By a peer that was asked.
     const fn by(error: &PeerError) -> Self {
         match error {

@@ -49,6 +49,7 @@ fn append(copy: &mut Vec<u8>, line: &Line<'_>, ip: IpAddr) {
 
 /// Whether a header is for sidecars only. Many servers read `_` in a name as `-`.
 pub(crate) fn is_ours(name: &str) -> bool {
-    let prefix = header::PREFIX.len();
-    name.get(..prefix).is_some_and(|start| start.replace('_', "-").eq_ignore_ascii_case(header::PREFIX))
+    let is_same = |(own, byte): (u8, &u8)| own.eq_ignore_ascii_case(if *byte == b'_' { &b'-' } else { byte });
+    let start = name.as_bytes().get(..header::PREFIX.len());
+    start.is_some_and(|start| header::PREFIX.bytes().zip(start).all(is_same))
 }

@@ -42,8 +42,8 @@ pub(super) struct Turn {
 }
 
 impl Lanes {
-    /// Takes a place for so many bytes behind those that are there; `None` when there are too many. The turn comes in the order of the
-    /// places, from the first poll on.
+    /// Takes a place for so many bytes behind those that are there; `None` when there are too many. The turn comes in the
+    /// order of the places, from the first poll on.
     pub(super) fn enter(&self, key: &str, bytes: usize) -> Option<impl Future<Output = Turn> + use<>> {
         let (key, lane) = {
             let mut lanes = lock(&self.0);
