@@ -8,7 +8,8 @@
 //! | `PUT /v1/pin` | control port | [`PodPin`] | [`Report`] |
 //! | `GET /v1/status` | control port | - | [`Report`] |
 //! | `PUT /v1/drain` | control port | - | [`Report`] |
-//! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimAnswer`](crate::claim::ClaimAnswer) of [`Peer`] |
+//! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimReply`] |
+//! | `POST /.wspool/v1/cut-overs` | a peer's client port | [`CutOver`] | 204 |
 //! | `PUT /.wspool/v1/draining` | a peer's client port | [`Draining`] | 204 |
 //! | `POST /.wspool/v1/whereabouts` | a peer's client port | [`Whereabouts`] | the [`Peer`] that would take the key |
 //! | `POST /.wspool/v1/messages` | a peer's client port | a message for the key in [`header::KEY`] | [`Delivered`] |
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::claim::ClaimAnswer;
 use crate::{Placement, SlotId, Version};
 
 /// Headers between sidecars, and from a sidecar to its app. Clients' own are stripped.
@@ -163,6 +165,33 @@ pub struct Claim {
     /// How long the answer may wait for connections that are leaving, in milliseconds.
     #[serde(default)]
     pub wait_ms: u64,
+    /// What the claimant will publish for the key, in the pool's Redis, as soon as it hears the key itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<String>,
+}
+
+/// What a previous owner says to a [`Claim`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimReply {
+    /// Whether the key is released.
+    #[serde(flatten)]
+    pub answer: ClaimAnswer<Peer>,
+    /// Whether it passes on to the claimant what is published for the key, until it hears the claim's marker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passes_on: bool,
+}
+
+/// `POST /.wspool/v1/cut-overs`: whoever had a key has passed on all that was published for it before a marker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CutOver {
+    /// The pool's UID.
+    pub pool_uid: String,
+    /// The key.
+    pub key: String,
+    /// The claim's marker.
+    pub marker: String,
 }
 
 /// `PUT /.wspool/v1/draining`.

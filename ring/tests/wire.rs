@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ring::claim::ClaimAnswer;
 use ring::wire::{
-    AppHealth, BreakCause, Claim, Draining, Grant, Load, Loads, Peer, Placed, Problem, RedisHealth, Report, Told,
+    AppHealth, BreakCause, Claim, ClaimReply, CutOver, Draining, Grant, Load, Loads, Peer, Placed, Problem,
+    RedisHealth, Report, Told,
 };
 use ring::{Placement, SlotId, Version};
 use serde::Serialize;
@@ -37,10 +39,18 @@ fn loads_keep_their_shape() {
 #[test]
 fn a_claim_keeps_its_shape() {
     let claimant = Peer { uid: "u".into(), address: "a:1".into() };
-    let claim = Claim { key: "k".into(), version: VERSION, pool_uid: "p".into(), claimant, wait_ms: 5 };
+    let (version, pool_uid) = (VERSION, "p".into());
+    let claim = Claim { key: "k".into(), version, pool_uid, claimant, wait_ms: 5, marker: None };
     let claimant = json!({"uid": "u", "address": "a:1"});
-    let json = json!({"key": "k", "term": 2, "epoch": 7, "poolUid": "p", "claimant": claimant, "waitMs": 5});
+    let mut json = json!({"key": "k", "term": 2, "epoch": 7, "poolUid": "p", "claimant": claimant, "waitMs": 5});
     reads_and_writes(&claim, &json);
+    json["marker"] = "m".into();
+    reads_and_writes(&Claim { marker: Some("m".into()), ..claim }, &json);
+    let reply = ClaimReply { answer: ClaimAnswer::Released { away: 2 }, passes_on: true };
+    reads_and_writes(&reply, &json!({"answer": "released", "away": 2, "passesOn": true}));
+    reads_and_writes(&ClaimReply { passes_on: false, ..reply }, &json!({"answer": "released", "away": 2}));
+    let cut_over = CutOver { pool_uid: "p".into(), key: "k".into(), marker: "m".into() };
+    reads_and_writes(&cut_over, &json!({"poolUid": "p", "key": "k", "marker": "m"}));
 }
 
 #[test]

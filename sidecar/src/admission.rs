@@ -8,7 +8,7 @@ use http::StatusCode;
 use rand::seq::IndexedRandom as _;
 use ring::Holder;
 use ring::claim::{Arrival, ClaimAnswer, Released};
-use ring::wire::{Claim, Peer};
+use ring::wire::{Claim, ClaimReply, Peer};
 
 use crate::peers::{LEAVING_WAIT, PeerError};
 use crate::registry::{Admission, ConnectionId, Seat};
@@ -282,10 +282,19 @@ async fn claim_from_all(
 ) -> Claimed {
     // Messages for the key wait meanwhile: only the answers say how many connections are on their way here.
     let _change = Change::begin(sidecar, key);
-    let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, view, key, peer, deadline))).await;
-    let mut away = 0;
+    let claim = Claim {
+        key: key.to_owned(),
+        version: view.version(),
+        pool_uid: view.pool_uid().to_owned(),
+        claimant: view.me.clone(),
+        wait_ms: 0,
+        marker: sidecar.redis.cuts().then(|| format!("{:032x}", rand::random::<u128>())),
+    };
+    let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, claim.clone(), peer, deadline))).await;
+    let (mut away, mut passed_on) = (0, false);
     let mut outcome = Claimed::Released(Released(view.version()));
-    for (peer, answer) in previous.iter().zip(answers) {
+    for (peer, ClaimReply { answer, passes_on }) in previous.iter().zip(answers) {
+        passed_on |= passes_on;
         match answer {
             ClaimAnswer::Released { away: evicted } => away += evicted,
             ClaimAnswer::Held => outcome = Claimed::At(peer.clone()),
@@ -294,7 +303,11 @@ async fn claim_from_all(
             ClaimAnswer::Leaving => {}
         }
     }
-    sidecar.registry().expect(key, away);
+    let mut registry = sidecar.registry();
+    registry.expect(key, away);
+    if let Some(marker) = claim.marker.filter(|_| passed_on) {
+        registry.take_over(key, marker, Instant::now());
+    }
     outcome
 }
 
@@ -320,27 +333,15 @@ impl Drop for Change<'_> {
 
 /// Claims a key from one previous owner, and waits while its last connections leave. One that cannot be reached counts
 /// as having released: a crash allows no guarantee, and its clients need a server.
-async fn claim_from(
-    sidecar: &Arc<Sidecar>,
-    view: &View,
-    key: &str,
-    peer: &Peer,
-    deadline: Instant,
-) -> ClaimAnswer<Peer> {
-    let mut claim = Claim {
-        key: key.to_owned(),
-        version: view.version(),
-        pool_uid: view.pool_uid().to_owned(),
-        claimant: view.me.clone(),
-        wait_ms: 0,
-    };
+async fn claim_from(sidecar: &Sidecar, mut claim: Claim, peer: &Peer, deadline: Instant) -> ClaimReply {
+    let without_more = |answer| ClaimReply { answer, passes_on: false };
     let until_known = Instant::now() + STRANGER_WAIT;
     loop {
         match sidecar.peers.claim(peer, &claim).await {
-            Ok(ClaimAnswer::Leaving) => {
+            Ok(ClaimReply { answer: ClaimAnswer::Leaving, .. }) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left < Duration::from_millis(1) {
-                    return ClaimAnswer::Leaving;
+                    return without_more(ClaimAnswer::Leaving);
                 }
                 claim.wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             }
@@ -351,28 +352,29 @@ async fn claim_from(
             Err(error) => {
                 tracing::debug!(peer = %peer.address, %error, "a previous owner gave no answer: its keys are taken");
                 sidecar.metrics.claims_unanswered.inc();
-                return ClaimAnswer::Released { away: 0 };
+                return without_more(ClaimAnswer::Released { away: 0 });
             }
         }
     }
 }
 
 /// Answers a peer's claim, after a wait if its last connections are leaving. `None` when it is for another pool.
-pub async fn answer_claim(sidecar: &Arc<Sidecar>, claim: &Claim) -> Option<ClaimAnswer<Peer>> {
+pub async fn answer_claim(sidecar: &Arc<Sidecar>, claim: &Claim) -> Option<ClaimReply> {
     let deadline = Instant::now() + Duration::from_millis(claim.wait_ms).min(LEAVING_WAIT);
     loop {
         let released = sidecar.released.notified();
         tokio::pin!(released);
         released.as_mut().enable();
-        let answer = {
+        let listens = sidecar.redis.cuts();
+        let reply = {
             let mut registry = sidecar.registry();
             if registry.view().pool_uid() != claim.pool_uid {
                 return None;
             }
-            registry.claim(claim)?
+            registry.claim(claim, listens, Instant::now())?
         };
-        if answer != ClaimAnswer::Leaving || Instant::now() >= deadline {
-            return Some(answer);
+        if reply.answer != ClaimAnswer::Leaving || Instant::now() >= deadline {
+            return Some(reply);
         }
         // Whether it was released or the time is up, the key is looked at once more.
         let _ = tokio::time::timeout_at(deadline.into(), released).await;

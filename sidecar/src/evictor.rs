@@ -139,12 +139,17 @@ pub async fn drained(sidecar: &Sidecar) {
     let until = Instant::now() + PASSING_ON;
     loop {
         let left = sidecar.drain().as_ref().map(|drain| drain.left(Instant::now()));
-        let promised = sidecar.registry().promised_messages();
-        if promised == 0 {
+        let (promised, has_heirs) = {
+            let registry = sidecar.registry();
+            (registry.promised_messages(), registry.has_heirs())
+        };
+        if promised == 0 && !has_heirs {
             return;
         }
         if left.is_none_or(|left| left.is_zero()) || Instant::now() >= until {
-            tracing::warn!(messages = promised, "held messages are lost: nobody has taken them");
+            if promised > 0 {
+                tracing::warn!(messages = promised, "held messages are lost: nobody has taken them");
+            }
             return;
         }
         sidecar.messages.misplaced.notify_one();

@@ -11,6 +11,7 @@
 mod errand;
 mod lane;
 mod passing;
+mod published;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -25,6 +26,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 pub use self::errand::{Errand, broadcast_kind, kind_name};
 use self::lane::Lanes;
 pub use self::passing::run;
+pub use self::published::{Published, hear};
 use crate::admission::PLACEMENT_WAIT;
 use crate::message::{LARGEST, Message};
 use crate::peers::PeerError;
@@ -179,20 +181,6 @@ pub async fn send(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Resul
     let turn = sidecar.messages.lanes.enter(key, message.size()).ok_or(Unsent::TooFast)?;
     let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
     Route { sidecar, key, message, began: Instant::now() }.follow().await
-}
-
-/// Takes what was published for a key: writes it to its connections here. What those miss that have been told to go is
-/// held by the key's next owner, until it hears by itself.
-pub async fn hear(sidecar: &Arc<Sidecar>, key: &str, message: &Message) -> Result<(), Unsent> {
-    let turn = sidecar.messages.lanes.enter(key, message.size()).ok_or(Unsent::TooFast)?;
-    let _turn = tokio::time::timeout(TURN, turn).await.map_err(|_| Unsent::TooFast)?;
-    let view = sidecar.view();
-    let owner = view.standing(key).filter(|standing| !standing.mine).and_then(|standing| standing.owner);
-    let role = if owner.is_none() { Role::Owner { away: 0, left: HOLD } } else { Role::Previous };
-    let here = deliver(sidecar, key, message, role).await.map_err(|Unsettled| Unsent::Unsettled)?;
-    let Some(owner) = owner.filter(|_| here.away > 0) else { return Ok(()) };
-    let role = Role::Heir { away: here.away, left: HOLD };
-    sidecar.peers.deliver(&owner, key, message, role).await.map(drop).map_err(|error| Unsent::by(&error))
 }
 
 /// Sends a message to every connection of the pool. Also says how many sidecars could not be reached.

@@ -13,8 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use ring::claim::ClaimAnswer;
-use ring::wire::{Claim, Delivered, Draining, Peer, Presences, Whereabouts, header};
+use ring::wire::{Claim, ClaimReply, CutOver, Delivered, Draining, Peer, Presences, Whereabouts, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -43,6 +42,8 @@ pub const LEAVING_WAIT: Duration = Duration::from_secs(5);
 pub const BETWEEN_SIDECARS: &str = "/.wspool/";
 /// The path of claims on a peer's client port.
 pub const CLAIMS: &str = "/.wspool/v1/claims";
+/// The path of what ends a cut-over, on a peer's client port.
+pub const CUT_OVERS: &str = "/.wspool/v1/cut-overs";
 /// The path of drain notices on a peer's client port.
 pub const DRAINING: &str = "/.wspool/v1/draining";
 /// The path of questions where a key is, on a peer's client port.
@@ -129,7 +130,7 @@ impl Peers {
 
     /// Claims a key from a previous owner. It is asked even if it could not be reached a moment ago: the key would be at
     /// two servers if it is there again. One that is silent is passed over for a while.
-    pub async fn claim(&self, peer: &Peer, claim: &Claim) -> Result<ClaimAnswer<Peer>, PeerError> {
+    pub async fn claim(&self, peer: &Peer, claim: &Claim) -> Result<ClaimReply, PeerError> {
         let limit = CLAIM_TIMEOUT + Duration::from_millis(claim.wait_ms);
         let answer = self.ask(peer, Asked::json(Method::POST, CLAIMS, claim)?, limit).await;
         match &answer {
@@ -143,6 +144,11 @@ impl Peers {
     /// Asks a peer where a handshake of a key would be accepted. The answer may wait for connections that are leaving.
     pub async fn whereabouts(&self, peer: &Peer, question: &Whereabouts) -> Result<Peer, PeerError> {
         read(&self.send_json(Method::POST, peer, WHEREABOUTS, question, CLAIM_TIMEOUT + LEAVING_WAIT).await?)
+    }
+
+    /// Tells a peer that it has got all that came before a marker.
+    pub async fn cut_over(&self, peer: &Peer, cut_over: &CutOver) -> Result<(), PeerError> {
+        self.send_json(Method::POST, peer, CUT_OVERS, cut_over, CLAIM_TIMEOUT).await.map(drop)
     }
 
     /// Tells a peer that this sidecar is draining.
@@ -391,6 +397,7 @@ pub fn tune(socket: &SockRef<'_>) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use ring::Version;
+    use ring::claim::ClaimAnswer;
     use ring::notice::MessageKind;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -418,7 +425,8 @@ mod tests {
 
     fn claim() -> Claim {
         let claimant = Peer { uid: "a".into(), address: "a:1".into() };
-        Claim { key: "ann".into(), version: Version::default(), pool_uid: "pool".into(), claimant, wait_ms: 0 }
+        let version = Version::default();
+        Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, marker: None }
     }
 
     #[tokio::test]
@@ -455,7 +463,7 @@ mod tests {
         let answer = serde_json::to_string(&ClaimAnswer::<Peer>::Held).unwrap();
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
         let (back, _served) = peer(Some(answer)).await;
-        assert_eq!(peers.claim(&back, &claim()).await.unwrap(), ClaimAnswer::Held);
+        assert_eq!(peers.claim(&back, &claim()).await.unwrap().answer, ClaimAnswer::Held);
         assert!(!peers.is_suspect(&back.uid), "it is there again");
     }
 }

@@ -23,7 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::claim::Arrival;
 use ring::notice::MessageKind;
-use ring::wire::{Claim, Draining, Peer, Problem, Whereabouts};
+use ring::wire::{Claim, CutOver, Draining, Peer, Problem, Whereabouts};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -38,7 +38,7 @@ use crate::message::{self, Message};
 use crate::messages::{self, Errand};
 use crate::origin::{self, Origin};
 use crate::peers::{
-    self, BETWEEN_SIDECARS, BROADCASTS, CLAIMS, CONNECTIONS, DRAINING, MESSAGES, SESSIONS, WHEREABOUTS,
+    self, BETWEEN_SIDECARS, BROADCASTS, CLAIMS, CONNECTIONS, CUT_OVERS, DRAINING, MESSAGES, SESSIONS, WHEREABOUTS,
 };
 use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
@@ -129,6 +129,7 @@ async fn answer(
         Origin::Misdirected => return text(StatusCode::MISDIRECTED_REQUEST, "this is another sidecar"),
         Origin::Peer { key, arrival, .. } => match request.uri().path() {
             CLAIMS => return answer_claim(&sidecar, request).await,
+            CUT_OVERS => return answer_cut_over(&sidecar, request).await,
             DRAINING => return answer_draining(&sidecar, request).await,
             WHEREABOUTS => return answer_whereabouts(&sidecar, request).await,
             MESSAGES => return answer_message(&sidecar, request, key).await,
@@ -247,16 +248,30 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
         return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
     }
     registry.set_draining(&draining.uid, draining.draining);
-    let mut response = Response::new(Body::own(Bytes::new()));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
+    empty(StatusCode::NO_CONTENT)
+}
+
+async fn answer_cut_over(sidecar: &Sidecar, request: Request<Incoming>) -> Response<Body> {
+    let Some(CutOver { pool_uid, key, marker }) = read(request).await else {
+        return text(StatusCode::BAD_REQUEST, "not the end of a cut-over");
+    };
+    if sidecar.view().pool_uid() != pool_uid {
+        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+    }
+    sidecar.registry().complete_cut_over(&key, &marker);
+    sidecar.released.notify_waiters();
+    empty(StatusCode::NO_CONTENT)
 }
 
 fn answer_session(sidecar: &Sidecar, request: &Request<Incoming>) -> Response<Body> {
     let held =
         peers::session_in(request.uri().query().unwrap_or_default()).is_some_and(|id| sidecar.sessions.holds(&id));
+    empty(if held { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND })
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::own(Bytes::new()));
-    *response.status_mut() = if held { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND };
+    *response.status_mut() = status;
     response
 }
 

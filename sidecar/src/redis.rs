@@ -13,6 +13,7 @@ mod listening;
 pub mod session;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub struct Redis {
     health: Mutex<Option<RedisHealth>>,
     /// For sessions, with what their names begin with.
     client: Mutex<Option<(Client, String)>>,
+    /// Whether our user may publish: without it nobody knows which message was the last one heard elsewhere.
+    publishes: AtomicBool,
     /// Wakes when the pool's settings may have changed.
     changed: Notify,
 }
@@ -67,7 +70,8 @@ pub struct Redis {
 impl Redis {
     /// None yet. `folder`: where the pool's Secret is mounted.
     pub fn new(folder: Option<PathBuf>) -> Self {
-        Self { folder, health: Mutex::default(), client: Mutex::default(), changed: Notify::new() }
+        let publishes = AtomicBool::new(true);
+        Self { folder, health: Mutex::default(), client: Mutex::default(), publishes, changed: Notify::new() }
     }
 
     /// The pool's settings may have changed.
@@ -78,6 +82,11 @@ impl Redis {
     /// How the pool's Redis fares. `None` without one.
     pub fn health(&self) -> Option<RedisHealth> {
         self.health_now().clone()
+    }
+
+    /// Whether what is published for a key can be cut in two as the key moves: a marker is published between the parts.
+    pub fn cuts(&self) -> bool {
+        self.publishes.load(Ordering::Relaxed) && matches!(*self.health_now(), Some(RedisHealth::Up))
     }
 
     /// Says how it fares; logs a change.

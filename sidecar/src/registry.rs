@@ -4,6 +4,7 @@
 //! step. It is taken once when a connection begins and once when it ends, never for its bytes.
 
 mod audience;
+mod cut_over;
 mod held;
 mod pins;
 mod post;
@@ -11,17 +12,20 @@ mod post;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ring::claim::{Arrival, ClaimAnswer, End, Entry, KeyState, Released};
 use ring::delta::Delta;
 use ring::settings::{Notice, Unit};
-use ring::wire::{BreakCause, Claim, Peer};
+use ring::wire::{BreakCause, Claim, ClaimReply, Peer};
 use ring::{Compiled, KeyHash, SlotId};
 use slab::Slab;
 use smallvec::SmallVec;
 
 pub use self::audience::Audience;
 use self::audience::Changes;
+use self::cut_over::CutOvers;
+pub use self::cut_over::{Heard, MARKER};
 use self::held::Held;
 pub use self::held::HeldMessage;
 use self::pins::Pins;
@@ -73,6 +77,7 @@ pub struct Registry {
     unkept: u64,
     /// The keys whose audience may have changed since it was last asked for.
     changes: Changes,
+    cut_overs: CutOvers,
     pins: Pins,
 }
 
@@ -172,6 +177,7 @@ impl Registry {
             passing: 0,
             unkept: 0,
             changes: Changes::default(),
+            cut_overs: CutOvers::default(),
             pins: Pins::default(),
         }
     }
@@ -272,18 +278,27 @@ impl Registry {
         Seat(id)
     }
 
-    /// Answers a peer that claims a key.
-    pub fn claim(&mut self, claim: &Claim) -> Option<ClaimAnswer<Peer>> {
+    /// Answers a peer that claims a key. `listens`: what is published for keys is heard here, in the pool's Redis.
+    pub fn claim(&mut self, claim: &Claim, listens: bool, now: Instant) -> Option<ClaimReply> {
         let standing = self.view.standing(&claim.key)?;
         let id = self.key_id(&claim.key);
+        let listens = listens && self.has_audience(id);
+        let state = &self.keys[id].state;
+        if listens && self.cut_overs.takes(id) && state.connections() == 0 && !state.is_pinned() {
+            // One after the other: what its owner before passes on is not all here.
+            return Some(ClaimReply { answer: ClaimAnswer::Leaving, passes_on: false });
+        }
         let mut answer = self.keys[id].state.claim(&standing, claim.version, &claim.claimant);
+        let mut passes_on = false;
         if let ClaimAnswer::Released { away } = &mut answer {
-            // Those that were on their way here go on to the claimant.
+            // Those that were on their way here go on to the claimant, and so does what is published for them.
             *away += std::mem::take(&mut self.keys[id].expected);
+            let marker = claim.marker.as_deref().filter(|_| listens);
+            passes_on = marker.is_some_and(|marker| self.cut_overs.give(id, &claim.claimant, marker, now));
         }
         self.loose.insert(id);
         self.forget_if_empty(id);
-        Some(answer)
+        Some(ClaimReply { answer, passes_on })
     }
 
     /// Remembers how many connections of a key are on their way here.
@@ -601,7 +616,8 @@ impl Registry {
         let entry = &mut self.keys[id];
         self.changes.one(&entry.key);
         let settled = entry.state.settle(version, moving);
-        if settled || (moving && entry.expected > 0) || entry.busy > 0 || self.held_messages.has(id) {
+        let awaited = (moving && entry.expected > 0) || entry.busy > 0;
+        if settled || awaited || self.held_messages.has(id) || self.cut_overs.has(id) {
             return;
         }
         self.ids.remove(&entry.key);

@@ -25,6 +25,7 @@ impl Errand {
             Role::Fallback { left } => format!("kind={kind}&role=fallback&left={}", left.as_millis()),
             Role::Previous => format!("kind={kind}&role=previous"),
             Role::Heir { away, left } => format!("kind={kind}&role=heir&away={away}&left={}", left.as_millis()),
+            Role::Hearer => format!("kind={kind}&role=hearer"),
         }
     }
 
@@ -37,6 +38,7 @@ impl Errand {
             "owner" => Role::Owner { away: away()?, left: left()? },
             "fallback" => Role::Fallback { left: left()? },
             "previous" => Role::Previous,
+            "hearer" => Role::Hearer,
             "heir" => Role::Heir { away: away()?, left: left()? },
             _ => return None,
         };
@@ -69,7 +71,13 @@ mod tests {
     #[test]
     fn an_errand_is_read_as_it_was_written() {
         let left = Duration::from_millis(19_500);
-        for role in [Role::Owner { away: 3, left }, Role::Fallback { left }, Role::Previous] {
+        for role in [
+            Role::Owner { away: 3, left },
+            Role::Fallback { left },
+            Role::Previous,
+            Role::Hearer,
+            Role::Heir { away: 1, left },
+        ] {
             for kind in [MessageKind::Text, MessageKind::Binary] {
                 let errand = Errand { kind, role };
                 assert_eq!(Errand::from_query(&errand.to_query()), Some(errand));

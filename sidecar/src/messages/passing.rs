@@ -1,4 +1,4 @@
-//! Held messages whose time is over, or whose key belongs elsewhere since.
+//! Held messages whose time is over, or whose key belongs elsewhere since; and cut-overs that take too long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,9 @@ pub async fn run(sidecar: Arc<Sidecar>, mut stop: watch::Receiver<bool>) {
         }
         let (expired, unkept, misplaced) = {
             let mut registry = sidecar.registry();
-            (registry.expire_held(Instant::now()), registry.take_unkept(), registry.misplaced())
+            let now = Instant::now();
+            registry.expire_cut_overs(now);
+            (registry.expire_held(now), registry.take_unkept(), registry.misplaced())
         };
         sidecar.metrics.messages_dropped("no_room", unkept);
         if expired > 0 {

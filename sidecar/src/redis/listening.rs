@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -20,8 +21,8 @@ use tokio::sync::broadcast::error::RecvError;
 use super::Target;
 use super::client::PATIENCE;
 use crate::message::Message;
-use crate::messages;
-use crate::registry::Audience;
+use crate::messages::{self, Published as Letter};
+use crate::registry::{Audience, Heard, MARKER};
 use crate::sidecar::Sidecar;
 
 /// How often Redis is asked whether it is there.
@@ -97,7 +98,18 @@ fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: &Publication) {
         Published::Binary => MessageKind::Binary,
     };
     let Some(name) = publication.channel.strip_prefix(&*target.prefix).map(str::to_owned) else { return };
-    let message = publication.value.as_bytes().and_then(|bytes| Message::new(kind, bytes).ok());
+    let bytes = publication.value.as_bytes();
+    let key = name.strip_prefix("key:").map(str::to_owned);
+    if let Some((key, bytes)) = key.as_ref().zip(bytes) {
+        let heard = sidecar.registry().hear(key, bytes);
+        match heard {
+            Heard::Message => {}
+            Heard::Nothing => return,
+            Heard::Last(marker) => return messages::hear(sidecar, key.clone(), Letter::Last(marker)),
+            Heard::First(marker) => return messages::hear(sidecar, key.clone(), Letter::First(marker)),
+        }
+    }
+    let message = bytes.and_then(|bytes| Message::new(kind, bytes).ok());
     let Some(message) = message else {
         tracing::debug!(channel = %publication.channel, "what was published is no message: too long, or not UTF-8");
         return sidecar.metrics.messages_dropped("no_message", 1);
@@ -105,20 +117,15 @@ fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: &Publication) {
     let Ok(room) = sidecar.messages.room_now(message.size()) else {
         return sidecar.metrics.messages_dropped("no_room", 1);
     };
+    if let Some(key) = key {
+        return messages::hear(sidecar, key, Letter::Message(message, room));
+    }
     let sidecar = Arc::clone(sidecar);
     tokio::spawn(async move {
         let _room = room;
-        match name.strip_prefix("key:") {
-            Some(key) => {
-                if let Err(error) = messages::hear(&sidecar, key, &message).await {
-                    tracing::debug!(%error, "what was published for a key did not reach it");
-                    sidecar.metrics.messages_dropped("published", 1);
-                }
-            }
-            None => match sidecar.messages.broadcast_turn().await {
-                Ok(turn) => drop(messages::deliver_to_all(&sidecar, &message, turn).await),
-                Err(_) => sidecar.metrics.messages_dropped("no_room", 1),
-            },
+        match sidecar.messages.broadcast_turn().await {
+            Ok(turn) => drop(messages::deliver_to_all(&sidecar, &message, turn).await),
+            Err(_) => sidecar.metrics.messages_dropped("no_room", 1),
         }
     });
 }
@@ -153,6 +160,7 @@ impl Subscriptions<'_> {
                 _ = connected.recv() => {
                     // Another connection: nothing of the last one's is left.
                     self.present.clear();
+                    self.sidecar.redis.publishes.store(true, Ordering::Relaxed);
                     whole = true;
                 }
                 () = tokio::time::sleep(ASK) => {}
@@ -199,6 +207,7 @@ impl Subscriptions<'_> {
             self.tell(batch, true).await?;
             self.present.extend(batch.iter().cloned());
         }
+        self.cut(whole).await?;
         for batch in old.chunks(BATCH) {
             self.tell(batch, false).await?;
             for channel in batch {
@@ -207,6 +216,30 @@ impl Subscriptions<'_> {
         }
         self.sidecar.metrics.redis_channels(self.present.len());
         Ok(())
+    }
+
+    /// Publishes the markers of keys that are listened to by now. They come behind the subscriptions: on one connection.
+    async fn cut(&self, again: bool) -> Result<(), Error> {
+        let due = self.sidecar.registry().due_markers(again, |key| self.present.contains(&self.channel(key)));
+        let publish = async |(key, marker): &(Arc<str>, String)| {
+            let (channel, marker) = (self.channel(key), [MARKER, marker.as_bytes()].concat());
+            match self.client.is_clustered() {
+                true => self.client.spublish::<(), _, _>(channel, marker.as_slice()).await,
+                false => self.client.publish::<(), _, _>(channel, marker.as_slice()).await,
+            }
+        };
+        match try_join_all(due.iter().map(publish)).await {
+            Err(error) if error.details().starts_with("NOPERM") => {
+                tracing::warn!(%error, "messages that are published while their key moves may be lost");
+                self.sidecar.redis.publishes.store(false, Ordering::Relaxed);
+                let mut registry = self.sidecar.registry();
+                for (key, marker) in due {
+                    registry.end_cut_over(&key, &marker);
+                }
+                Ok(())
+            }
+            published => published.map(drop),
+        }
     }
 
     fn channel(&self, key: &str) -> String {

@@ -88,10 +88,12 @@ impl Registry {
     }
 
     /// Whether a key has connections here that may get messages, or is to get back some that it had.
-    fn has_audience(&self, id: KeyId) -> bool {
+    pub(super) fn has_audience(&self, id: KeyId) -> bool {
         let entry = &self.keys[id];
         let on_their_way = entry.expected > 0 || entry.state.away() > 0;
-        on_their_way || entry.connections.iter().any(|id| self.may_receive(&self.connections[*id]))
+        on_their_way
+            || self.cut_overs.has(id)
+            || entry.connections.iter().any(|id| self.may_receive(&self.connections[*id]))
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::held::HeldMessage;
 use super::{Connection, ConnectionId, KeyId, Kind, Leaving, Registry};
 use crate::message::Message;
+use crate::messages::HOLD;
 use crate::relay::{Fate, Mail};
 
 /// As whom a sidecar is asked to take a message.
@@ -32,8 +33,10 @@ pub enum Role {
     },
     /// As one that may have the key still.
     Previous,
-    /// As the key's owner, by a previous one that hears what is published for it. Once this sidecar has claimed the key it
-    /// hears that itself.
+    /// As one that has heard what was published for the key.
+    Hearer,
+    /// As the key's owner, by a previous one that hears what is published for it. Once this sidecar has claimed the key,
+    /// and what was published before is here, it hears that itself.
     Heir {
         /// How many connections the previous owner has told to go.
         away: u32,
@@ -87,10 +90,15 @@ impl Registry {
         let standing = self.view.standing(key);
         let mine = standing.as_ref().is_none_or(|standing| standing.mine);
         let id = self.ids.get(key).copied();
+        let gone_to = id.and_then(|id| self.cut_overs.giving_to(id));
+        if let Some(to) = gone_to.filter(|_| matches!(role, Role::Hearer | Role::Heir { .. })) {
+            return Posted { owner: Some(to.clone()), ..Posted::default() };
+        }
         let away = match role {
+            Role::Hearer if mine => Some((0, HOLD)),
             Role::Owner { away, left } | Role::Heir { away, left } if mine => Some((away, left)),
             Role::Fallback { left } => Some((0, left)),
-            Role::Owner { .. } | Role::Heir { .. } | Role::Previous => None,
+            Role::Owner { .. } | Role::Heir { .. } | Role::Hearer | Role::Previous => None,
         };
         let Some((away, left)) = away else {
             let mut posted = self.post_moved(id, message);
@@ -103,7 +111,7 @@ impl Registry {
         let entry = id.map(|id| &self.keys[id]);
         let expected = entry.map_or(0, |entry| entry.expected);
         let claimed = expected > 0 || entry.is_some_and(|entry| !entry.connections.is_empty());
-        if claimed && matches!(role, Role::Heir { .. }) {
+        if claimed && matches!(role, Role::Heir { .. }) && !id.is_some_and(|id| self.cut_overs.takes(id)) {
             return Posted::default();
         }
         if !claimed && away == 0 && entry.is_some_and(|entry| entry.busy > 0) {

@@ -57,6 +57,10 @@ fn by_load(epoch: u64, holders: &[&str]) -> Arc<Compiled> {
     Arc::new(placement.compile().unwrap())
 }
 
+fn answer(registry: &mut Registry, claim: &Claim) -> Option<ClaimAnswer<Peer>> {
+    registry.claim(claim, false, Instant::now()).map(|reply| reply.answer)
+}
+
 fn evict_all(registry: &mut Registry) -> u64 {
     std::iter::from_fn(|| Some(registry.evict_next(|_| true)).filter(|begun| *begun > 0)).sum()
 }
@@ -115,12 +119,12 @@ fn what_was_evicted_is_told_to_the_claimant_once_it_is_released() {
     evict_all(&mut registry);
     let (key, id) = held.into_iter().find(|(_, id)| moved(*id, &registry)).unwrap();
     let version = Version { term: 1, epoch: 2 };
-    let claim = Claim { key, version, pool_uid: "pool".into(), claimant: peer("b"), wait_ms: 0 };
-    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Leaving));
+    let claim = Claim { key, version, pool_uid: "pool".into(), claimant: peer("b"), wait_ms: 0, marker: None };
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Leaving));
     registry.confirm(id).unwrap();
     registry.remove(id);
-    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 1 }));
-    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 0 }));
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 1 }));
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 0 }));
 }
 
 #[test]
@@ -133,9 +137,10 @@ fn whoever_claims_a_key_learns_of_connections_that_have_not_arrived_from_its_own
     let now = std::time::Instant::now();
     assert_eq!(registry.post("ann", &message, Role::Previous, now).away, 2);
     let version = Version { term: 1, epoch: 3 };
-    let claim = Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant: peer("c"), wait_ms: 0 };
-    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 2 }));
-    assert_eq!(registry.claim(&claim), Some(ClaimAnswer::Released { away: 0 }));
+    let (key, pool_uid, claimant) = ("ann".into(), "pool".into(), peer("c"));
+    let claim = Claim { key, version, pool_uid, claimant, wait_ms: 0, marker: None };
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 2 }));
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 0 }));
     assert_eq!(registry.post("ann", &message, Role::Previous, now).away, 0);
 }
 

@@ -1,0 +1,353 @@
+//! Who takes what is published for a key in Redis while the key goes from one sidecar to the next.
+//!
+//! Redis gives everything of a channel to all that listen to it, in one order. So the order can be cut: by a marker, which
+//! the next owner publishes as soon as it listens itself.
+//!
+//! ```text
+//!  the last owner hears   m1  m2  marker       and passes m1 and m2 on, then says that this was all
+//!  the next one hears         m2  marker  m3   and leaves m2 to the last one; m3 waits until it has said so
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ring::wire::Peer;
+
+use super::{KeyId, Registry};
+
+/// What is published as a marker begins so. It is no text: to sidecars that know no markers it is no message.
+pub const MARKER: &[u8] = b"\xffwspool-cut-over:";
+/// How long a cut-over may take: as long as Redis may take to answer a subscription, and somewhat more.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The keys whose hearing goes from one sidecar to another.
+#[derive(Debug, Default)]
+pub(super) struct CutOvers(HashMap<KeyId, CutOver>);
+
+#[derive(Debug)]
+struct CutOver {
+    marker: String,
+    side: Side,
+    until: Instant,
+}
+
+#[derive(Debug)]
+enum Side {
+    /// This sidecar has released the key, and passes on what it hears before the marker.
+    Giving(Peer),
+    /// This sidecar has claimed the key: what comes before the marker comes from its last owner.
+    Taking(Taking),
+}
+
+#[derive(Debug, Default)]
+struct Taking {
+    published: bool,
+    /// The marker has come.
+    heard: bool,
+    /// The last owner has said that this was all.
+    complete: bool,
+}
+
+/// What to do with something that was published for a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It is a message for the key's connections.
+    Message,
+    /// Nothing: somebody else passes it on, or it is a marker of nobody here.
+    Nothing,
+    /// It is a marker. Whoever takes the key is told once all that came before it has been passed on.
+    Last(String),
+    /// It is a marker. What comes behind it waits until the key's last owner has passed on all that came before.
+    First(String),
+}
+
+impl CutOvers {
+    /// Whether a key must be remembered, and listened to, for its sake.
+    pub(super) fn has(&self, key: KeyId) -> bool {
+        self.0.contains_key(&key)
+    }
+
+    /// Whether what its last owner passes on for a key is still to be taken.
+    pub(super) fn takes(&self, key: KeyId) -> bool {
+        self.0.get(&key).is_some_and(|it| matches!(it.side, Side::Taking(_)))
+    }
+
+    /// To whom what comes for a key is passed on.
+    pub(super) fn giving_to(&self, key: KeyId) -> Option<&Peer> {
+        match &self.0.get(&key)?.side {
+            Side::Giving(peer) => Some(peer),
+            Side::Taking(_) => None,
+        }
+    }
+
+    /// Begins to pass on, unless somebody else is passed to already.
+    pub(super) fn give(&mut self, key: KeyId, to: &Peer, marker: &str, now: Instant) -> bool {
+        if self.has(key) && self.giving_to(key) != Some(to) {
+            return false;
+        }
+        self.0.insert(key, CutOver { marker: marker.into(), side: Side::Giving(to.clone()), until: now + LIMIT });
+        true
+    }
+}
+
+impl Registry {
+    /// What is published for a key from now on comes from its last owner, until the marker.
+    pub fn take_over(&mut self, key: &str, marker: String, now: Instant) {
+        let id = self.key_id(key);
+        let side = Side::Taking(Taking::default());
+        self.cut_overs.0.insert(id, CutOver { marker, side, until: now + LIMIT });
+        self.changes.one(&self.keys[id].key);
+    }
+
+    /// Markers that are to be published, of keys that are listened to by now; with `again` also those that were: what was
+    /// published on a connection that is gone may be lost.
+    pub fn due_markers(&mut self, again: bool, listens: impl Fn(&str) -> bool) -> Vec<(Arc<str>, String)> {
+        let mut due = Vec::new();
+        for (id, it) in &mut self.cut_overs.0 {
+            let Side::Taking(taking) = &mut it.side else { continue };
+            let key = &self.keys[*id].key;
+            if (!taking.published || again) && !taking.heard && listens(key) {
+                taking.published = true;
+                due.push((Arc::clone(key), it.marker.clone()));
+            }
+        }
+        due
+    }
+
+    /// Says what to do with something that was published for a key. It is asked in the order in which that comes.
+    pub fn hear(&mut self, key: &str, published: &[u8]) -> Heard {
+        let marker = published.strip_prefix(MARKER);
+        let id = self.ids.get(key);
+        let Some(it) = id.and_then(|id| self.cut_overs.0.get_mut(id)) else {
+            return if marker.is_some() { Heard::Nothing } else { Heard::Message };
+        };
+        let is_its = marker == Some(it.marker.as_bytes());
+        match &mut it.side {
+            Side::Giving(_) if is_its => Heard::Last(it.marker.clone()),
+            Side::Taking(taking) if is_its && !taking.heard => {
+                taking.heard = true;
+                let marker = it.marker.clone();
+                self.end_if_whole(key);
+                Heard::First(marker)
+            }
+            _ if marker.is_some() => Heard::Nothing,
+            Side::Taking(Taking { heard: false, .. }) => Heard::Nothing,
+            Side::Giving(_) | Side::Taking(_) => Heard::Message,
+        }
+    }
+
+    /// To whom what comes for a key is passed on.
+    pub fn giving_to(&self, key: &str) -> Option<Peer> {
+        self.cut_overs.giving_to(*self.ids.get(key)?).cloned()
+    }
+
+    /// All that came before the marker has been passed on: whom to tell.
+    pub fn give_last(&mut self, key: &str, marker: &str) -> Option<Peer> {
+        let to = self.giving_to(key)?;
+        self.end_cut_over(key, marker).then_some(to)
+    }
+
+    /// The last owner has passed on all that came before the marker.
+    pub fn complete_cut_over(&mut self, key: &str, marker: &str) {
+        let it = self.ids.get(key).and_then(|id| self.cut_overs.0.get_mut(id));
+        if let Some(CutOver { side: Side::Taking(taking), .. }) = it.filter(|it| it.marker == marker) {
+            taking.complete = true;
+            self.end_if_whole(key);
+        }
+    }
+
+    fn end_if_whole(&mut self, key: &str) {
+        let it = self.ids.get(key).and_then(|id| self.cut_overs.0.get(id));
+        let Some(CutOver { side: Side::Taking(Taking { heard: true, complete: true, .. }), marker, .. }) = it else {
+            return;
+        };
+        let marker = marker.clone();
+        self.end_cut_over(key, &marker);
+    }
+
+    /// Whether the cut-over with this marker is under way.
+    pub fn is_cut_over(&self, key: &str, marker: &str) -> bool {
+        self.ids.get(key).and_then(|id| self.cut_overs.0.get(id)).is_some_and(|it| it.marker == marker)
+    }
+
+    /// Ends the cut-over with this marker; says whether there was one.
+    pub fn end_cut_over(&mut self, key: &str, marker: &str) -> bool {
+        let under_way = self.is_cut_over(key, marker);
+        if let Some(id) = self.ids.get(key).copied().filter(|_| under_way) {
+            self.cut_overs.0.remove(&id);
+            self.forget_if_empty(id);
+        }
+        under_way
+    }
+
+    /// Ends those that have taken too long: Redis, or the other sidecar, is away.
+    pub fn expire_cut_overs(&mut self, now: Instant) {
+        let late = self.cut_overs.0.iter().filter(|(_, it)| it.until <= now);
+        let late: Vec<KeyId> = late.map(|(id, _)| *id).collect();
+        for id in late {
+            self.cut_overs.0.remove(&id);
+            self.forget_if_empty(id);
+        }
+    }
+
+    /// Whether others are still told here what is on its way to them: connections that were told to go, and messages that
+    /// are published for these.
+    pub fn has_heirs(&self) -> bool {
+        let on_their_way = |id: &KeyId| self.keys[*id].state.away() > 0;
+        self.loose.iter().any(on_their_way) || self.cut_overs.0.values().any(|it| matches!(it.side, Side::Giving(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::Version;
+    use ring::claim::ClaimAnswer;
+    use ring::notice::MessageKind;
+    use ring::wire::{Claim, ClaimReply};
+
+    use super::super::tests::{holding, placement};
+    use super::super::{Audience, Role};
+    use super::*;
+    use crate::message::Message;
+
+    const KEY: &str = "user-0";
+    const PASSED_ON: ClaimReply = ClaimReply { answer: ClaimAnswer::Released { away: 1 }, passes_on: true };
+
+    fn peer(uid: &str) -> Peer {
+        Peer { uid: uid.into(), address: format!("{uid}:1") }
+    }
+
+    fn claim(epoch: u64, claimant: &str, marker: &str) -> Claim {
+        let version = Version { term: 1, epoch };
+        let (claimant, marker) = (peer(claimant), Some(marker.into()));
+        Claim { key: KEY.into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, marker }
+    }
+
+    fn marker(marker: &str) -> Vec<u8> {
+        [MARKER, marker.as_bytes()].concat()
+    }
+
+    /// The sidecar `a` after `b` has claimed its key.
+    fn giving(now: Instant) -> Registry {
+        let (mut registry, held) = holding(1);
+        registry.place(&placement(2, &["b"], &[(1, &["a"])]));
+        registry.expect(KEY, 1);
+        registry.remove(held[0].1);
+        assert_eq!(registry.claim(&claim(2, "b", "one"), true, now), Some(PASSED_ON));
+        registry
+    }
+
+    /// The sidecar `a` after it has claimed the key from `b`.
+    fn taking(now: Instant) -> Registry {
+        let (mut registry, held) = holding(1);
+        registry.remove(held[0].1);
+        registry.place(&placement(2, &["a"], &[(1, &["b"])]));
+        registry.expect(KEY, 1);
+        registry.take_over(KEY, "one".into(), now);
+        registry
+    }
+
+    fn heard_here(registry: &mut Registry) -> bool {
+        matches!(registry.whole_audience(), Audience::All(keys) if keys.contains(KEY))
+    }
+
+    #[test]
+    fn the_last_owner_passes_on_what_comes_before_the_marker() {
+        let now = Instant::now();
+        let mut registry = giving(now);
+        assert!(heard_here(&mut registry) && registry.has_heirs());
+        let message = Message::new(MessageKind::Text, b"hello").unwrap();
+        assert_eq!(registry.hear(KEY, b"hello"), Heard::Message);
+        let posted = registry.post(KEY, &message, Role::Hearer, now);
+        assert_eq!((posted.owner, registry.giving_to(KEY)), (Some(peer("b")), Some(peer("b"))));
+        assert_eq!(registry.hear(KEY, &marker("another")), Heard::Nothing);
+        assert_eq!(registry.hear(KEY, &marker("one")), Heard::Last("one".into()));
+        assert_eq!(registry.give_last(KEY, "one"), Some(peer("b")));
+        assert_eq!((registry.give_last(KEY, "one"), registry.giving_to(KEY)), (None, None));
+        assert!(!heard_here(&mut registry) && !registry.has_heirs());
+    }
+
+    #[test]
+    fn the_next_owner_takes_what_is_passed_on_and_hears_what_comes_behind_the_marker() {
+        let now = Instant::now();
+        let mut registry = taking(now);
+        assert!(registry.due_markers(false, |_| false).is_empty(), "nothing is heard yet");
+        assert_eq!(registry.due_markers(false, |_| true), [(KEY.into(), "one".to_owned())]);
+        assert!(registry.due_markers(false, |_| true).is_empty());
+        assert_eq!(registry.due_markers(true, |_| true).len(), 1, "on another connection");
+        assert_eq!(registry.hear(KEY, b"hello"), Heard::Nothing, "it is passed on");
+        let message = Message::new(MessageKind::Text, b"hello").unwrap();
+        let heir = Role::Heir { away: 0, left: Duration::from_secs(1) };
+        assert_eq!(registry.post(KEY, &message, heir, now).held, 1);
+        assert_eq!(registry.hear(KEY, &marker("one")), Heard::First("one".into()));
+        assert_eq!(registry.hear(KEY, b"hello"), Heard::Message);
+        assert!(registry.is_cut_over(KEY, "one"));
+        registry.complete_cut_over(KEY, "another");
+        assert_eq!(registry.post(KEY, &message, heir, now).held, 1, "it is on its way");
+        registry.complete_cut_over(KEY, "one");
+        assert!(!registry.is_cut_over(KEY, "one"));
+        assert_eq!(registry.post(KEY, &message, heir, now).held, 0, "it is heard here");
+    }
+
+    #[test]
+    fn the_last_owner_may_have_heard_the_marker_first() {
+        let mut registry = taking(Instant::now());
+        registry.complete_cut_over(KEY, "one");
+        assert_eq!(registry.hear(KEY, b"hello"), Heard::Nothing, "it was passed on");
+        assert_eq!(registry.hear(KEY, &marker("one")), Heard::First("one".into()));
+        assert!(!registry.is_cut_over(KEY, "one"));
+    }
+
+    #[test]
+    fn a_key_that_is_being_taken_over_is_not_released_before() {
+        let now = Instant::now();
+        let mut registry = taking(now);
+        registry.place(&placement(3, &["c"], &[(2, &["a"]), (1, &["b"])]));
+        let leaving = Some(ClaimReply { answer: ClaimAnswer::Leaving, passes_on: false });
+        assert_eq!(registry.claim(&claim(3, "c", "two"), true, now), leaving);
+        registry.hear(KEY, &marker("one"));
+        assert_eq!(registry.claim(&claim(3, "c", "two"), true, now), leaving);
+        registry.complete_cut_over(KEY, "one");
+        assert_eq!(registry.claim(&claim(3, "c", "two"), true, now), Some(PASSED_ON));
+    }
+
+    #[test]
+    fn whoever_claims_again_is_passed_to_until_its_new_marker_and_nobody_else_is() {
+        let now = Instant::now();
+        let mut registry = giving(now);
+        let again = ClaimReply { answer: ClaimAnswer::Released { away: 0 }, passes_on: true };
+        assert_eq!(registry.claim(&claim(2, "b", "two"), true, now), Some(again.clone()));
+        assert_eq!(registry.hear(KEY, &marker("one")), Heard::Nothing);
+        registry.place(&placement(3, &["c"], &[(2, &["b"]), (1, &["a"])]));
+        let not_passed_on = ClaimReply { passes_on: false, ..again };
+        assert_eq!(registry.claim(&claim(3, "c", "three"), true, now), Some(not_passed_on));
+        assert_eq!(registry.hear(KEY, &marker("two")), Heard::Last("two".into()));
+    }
+
+    #[test]
+    fn where_nothing_is_heard_nothing_is_passed_on() {
+        let now = Instant::now();
+        for (listens, marker) in [(false, Some("one".into())), (true, None)] {
+            let (mut registry, held) = holding(1);
+            registry.place(&placement(2, &["b"], &[(1, &["a"])]));
+            registry.expect(KEY, 1);
+            registry.remove(held[0].1);
+            let reply = registry.claim(&Claim { marker, ..claim(2, "b", "") }, listens, now);
+            assert_eq!(reply, Some(ClaimReply { passes_on: false, ..PASSED_ON }));
+        }
+    }
+
+    #[test]
+    fn a_cut_over_ends_by_itself_when_the_other_side_is_silent() {
+        let now = Instant::now();
+        for mut registry in [giving(now), taking(now)] {
+            registry.expire_cut_overs(now + LIMIT / 2);
+            assert!(registry.is_cut_over(KEY, "one"));
+            registry.expire_cut_overs(now + LIMIT);
+            assert!(!registry.is_cut_over(KEY, "one"));
+            assert_eq!(registry.hear(KEY, &marker("one")), Heard::Nothing);
+            assert_eq!(registry.hear(KEY, b"hello"), Heard::Message);
+        }
+    }
+}
