@@ -218,6 +218,11 @@ impl<P: Clone + Eq> KeyState<P> {
         self.connections > 0 || self.away > 0 || self.pinned || self.promise.is_some()
     }
 
+    /// What a claimant would be told of connections on their way to it, for somebody who tells it without being asked.
+    pub fn tell_away(&mut self) -> u32 {
+        std::mem::take(&mut self.away)
+    }
+
     /// Connections held or being set up here.
     pub fn connections(&self) -> u32 {
         self.connections

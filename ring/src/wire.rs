@@ -11,6 +11,7 @@
 //! | `POST /.wspool/v1/claims` | a peer's client port | [`Claim`] | [`ClaimReply`] |
 //! | `POST /.wspool/v1/cut-overs` | a peer's client port | [`CutOver`] | 204 |
 //! | `PUT /.wspool/v1/draining` | a peer's client port | [`Draining`] | 204 |
+//! | `POST /.wspool/v1/returns` | a peer's client port | [`Returns`] | 204 |
 //! | `POST /.wspool/v1/whereabouts` | a peer's client port | [`Whereabouts`] | the [`Peer`] that would take the key |
 //! | `POST /.wspool/v1/messages` | a peer's client port | a message for the key in [`header::KEY`] | [`Delivered`] |
 //! | `POST /.wspool/v1/broadcasts` | a peer's client port | a message for all connections | [`Delivered`] |
@@ -204,6 +205,35 @@ pub struct Draining {
     pub uid: String,
     /// Whether its keys go to their next-best slots from now on.
     pub draining: bool,
+}
+
+/// `POST /.wspool/v1/returns`: whom a sidecar has told to go to the keys' owner, which has not claimed them before that
+/// sidecar ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Returns {
+    /// The pool's UID.
+    pub pool_uid: String,
+    /// The keys, [`Returns::KEYS`] at most.
+    pub keys: Vec<Returning>,
+}
+
+impl Returns {
+    /// How many keys one request names.
+    pub const KEYS: usize = 64;
+}
+
+/// What is known of connections on their way to a key's owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Returning {
+    /// The key.
+    pub key: String,
+    /// How many there are.
+    pub away: u32,
+    /// What the owner is to publish for the key as soon as it hears the key itself: until then it is passed on to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<String>,
 }
 
 /// `POST /.wspool/v1/whereabouts`: where a handshake of a key would be accepted now.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ring::claim::ClaimAnswer;
 use ring::wire::{
     AppHealth, BreakCause, Claim, ClaimReply, CutOver, Draining, Grant, Load, Loads, Peer, Placed, Problem,
-    RedisHealth, Report, Told,
+    RedisHealth, Report, Returning, Returns, Told,
 };
 use ring::{Placement, SlotId, Version};
 use serde::Serialize;
@@ -57,6 +57,14 @@ fn a_claim_keeps_its_shape() {
 fn a_draining_sidecar_says_so_in_the_same_shape() {
     let draining = Draining { pool_uid: "p".into(), uid: "u".into(), draining: true };
     reads_and_writes(&draining, &json!({"poolUid": "p", "uid": "u", "draining": true}));
+}
+
+#[test]
+fn what_is_known_of_connections_on_their_way_keeps_its_shape() {
+    let returning = |marker| Returning { key: "k".into(), away: 2, marker };
+    let returns = Returns { pool_uid: "p".into(), keys: vec![returning(None), returning(Some("m".into()))] };
+    let keys = json!([{"key": "k", "away": 2}, {"key": "k", "away": 2, "marker": "m"}]);
+    reads_and_writes(&returns, &json!({"poolUid": "p", "keys": keys}));
 }
 
 #[test]

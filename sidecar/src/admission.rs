@@ -11,7 +11,7 @@ use ring::claim::{Arrival, ClaimAnswer, Released};
 use ring::wire::{Claim, ClaimReply, Peer};
 
 use crate::peers::{LEAVING_WAIT, PeerError};
-use crate::registry::{Admission, ConnectionId, Seat};
+use crate::registry::{Admission, ConnectionId, Seat, cut_over_marker};
 use crate::relay::Link;
 use crate::sessions::Visit;
 use crate::sidecar::Sidecar;
@@ -288,7 +288,7 @@ async fn claim_from_all(
         pool_uid: view.pool_uid().to_owned(),
         claimant: view.me.clone(),
         wait_ms: 0,
-        marker: sidecar.redis.cuts().then(|| format!("{:032x}", rand::random::<u128>())),
+        marker: sidecar.redis.cuts().then(cut_over_marker),
     };
     let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, claim.clone(), peer, deadline))).await;
     let (mut away, mut passed_on) = (0, false);

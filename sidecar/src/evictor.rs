@@ -3,19 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream;
 use ring::SlotId;
-use ring::wire::Draining;
+use ring::wire::{Draining, Peer, Returning, Returns};
 use tokio::sync::watch;
 
 use crate::drain::{Facts, Step};
-use crate::registry::Registry;
+use crate::registry::{Registry, cut_over_marker};
 use crate::sidecar::Sidecar;
 
 /// How often evictions begin while there is something to evict: fine enough that they come one by one at any sane rate.
 const TICK: Duration = Duration::from_millis(10);
 /// How often to look when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
+/// How many requests a drained sidecar sends at a time.
+const TOLD_AT_ONCE: usize = 32;
 /// How long a drained sidecar waits for others to take the messages that it holds.
 const PASSING_ON: Duration = Duration::from_secs(2);
 
@@ -136,14 +140,15 @@ async fn tell_peers(sidecar: &Sidecar, draining: bool) {
 /// Returns when a drain has nothing left, or no time.
 pub async fn drained(sidecar: &Sidecar) {
     emptied(sidecar).await;
+    tell_returns(sidecar).await;
     let until = Instant::now() + PASSING_ON;
     loop {
         let left = sidecar.drain().as_ref().map(|drain| drain.left(Instant::now()));
-        let (promised, has_heirs) = {
+        let (promised, giving) = {
             let registry = sidecar.registry();
-            (registry.promised_messages(), registry.has_heirs())
+            (registry.promised_messages(), registry.is_giving())
         };
-        if promised == 0 && !has_heirs {
+        if promised == 0 && !giving {
             return;
         }
         if left.is_none_or(|left| left.is_zero()) || Instant::now() >= until {
@@ -155,6 +160,21 @@ pub async fn drained(sidecar: &Sidecar) {
         sidecar.messages.misplaced.notify_one();
         tokio::time::sleep(2 * TICK).await;
     }
+}
+
+/// Tells the keys' owners who is on its way to them: once this sidecar has ended they could not ask it.
+async fn tell_returns(sidecar: &Sidecar) {
+    let listens = sidecar.redis.cuts();
+    let told = sidecar.registry().tell_returns(|| listens.then(cut_over_marker), Instant::now());
+    let pool_uid = sidecar.view().pool_uid().to_owned();
+    let tell = async |owner: &Peer, keys: &[Returning]| {
+        let returns = Returns { pool_uid: pool_uid.clone(), keys: keys.to_vec() };
+        if let Err(error) = sidecar.peers.tell_returns(owner, &returns).await {
+            tracing::debug!(peer = %owner.address, %error, "an owner could not be told who is on its way to it");
+        }
+    };
+    let all = told.iter().flat_map(|(owner, keys)| keys.chunks(Returns::KEYS).map(|keys| tell(owner, keys)));
+    stream::iter(all).buffer_unordered(TOLD_AT_ONCE).collect::<()>().await;
 }
 
 /// Returns when a drain has no connections left, or no time.

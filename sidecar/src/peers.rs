@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use ring::wire::{Claim, ClaimReply, CutOver, Delivered, Draining, Peer, Presences, Whereabouts, header};
+use ring::wire::{Claim, ClaimReply, CutOver, Delivered, Draining, Peer, Presences, Returns, Whereabouts, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -44,6 +44,8 @@ pub const BETWEEN_SIDECARS: &str = "/.wspool/";
 pub const CLAIMS: &str = "/.wspool/v1/claims";
 /// The path of what ends a cut-over, on a peer's client port.
 pub const CUT_OVERS: &str = "/.wspool/v1/cut-overs";
+/// The path of what is known of connections on their way, on a peer's client port.
+pub const RETURNS: &str = "/.wspool/v1/returns";
 /// The path of drain notices on a peer's client port.
 pub const DRAINING: &str = "/.wspool/v1/draining";
 /// The path of questions where a key is, on a peer's client port.
@@ -149,6 +151,11 @@ impl Peers {
     /// Tells a peer that it has got all that came before a marker.
     pub async fn cut_over(&self, peer: &Peer, cut_over: &CutOver) -> Result<(), PeerError> {
         self.send_json(Method::POST, peer, CUT_OVERS, cut_over, CLAIM_TIMEOUT).await.map(drop)
+    }
+
+    /// Tells a peer which connections are on their way to it.
+    pub async fn tell_returns(&self, peer: &Peer, returns: &Returns) -> Result<(), PeerError> {
+        self.send_json(Method::POST, peer, RETURNS, returns, CLAIM_TIMEOUT).await.map(drop)
     }
 
     /// Tells a peer that this sidecar is draining.

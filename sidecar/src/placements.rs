@@ -108,7 +108,7 @@ fn install(sidecar: &Sidecar, placement: Placement) -> Result<bool, Refused> {
         }
     }
     registry.place(&compiled);
-    let (slot, moving) = (registry.view().slot, registry.view().moving());
+    let (slot, moving) = (registry.view().slot, compiled.moving());
     drop(registry);
     sidecar.retirement().follow(view.slot, slot, moving, Instant::now());
     sidecar.messages.misplaced.notify_one();

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -23,7 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::claim::Arrival;
 use ring::notice::MessageKind;
-use ring::wire::{Claim, CutOver, Draining, Peer, Problem, Whereabouts};
+use ring::wire::{Claim, CutOver, Draining, Peer, Problem, Returns, Whereabouts};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -38,7 +39,8 @@ use crate::message::{self, Message};
 use crate::messages::{self, Errand};
 use crate::origin::{self, Origin};
 use crate::peers::{
-    self, BETWEEN_SIDECARS, BROADCASTS, CLAIMS, CONNECTIONS, CUT_OVERS, DRAINING, MESSAGES, SESSIONS, WHEREABOUTS,
+    self, BETWEEN_SIDECARS, BROADCASTS, CLAIMS, CONNECTIONS, CUT_OVERS, DRAINING, MESSAGES, RETURNS, SESSIONS,
+    WHEREABOUTS,
 };
 use crate::sidecar::Sidecar;
 use crate::upgrade::{self, Connected, Outcome};
@@ -131,6 +133,7 @@ async fn answer(
             CLAIMS => return answer_claim(&sidecar, request).await,
             CUT_OVERS => return answer_cut_over(&sidecar, request).await,
             DRAINING => return answer_draining(&sidecar, request).await,
+            RETURNS => return answer_returns(&sidecar, request).await,
             WHEREABOUTS => return answer_whereabouts(&sidecar, request).await,
             MESSAGES => return answer_message(&sidecar, request, key).await,
             BROADCASTS => return answer_broadcast(&sidecar, request).await,
@@ -248,6 +251,18 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
         return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
     }
     registry.set_draining(&draining.uid, draining.draining);
+    empty(StatusCode::NO_CONTENT)
+}
+
+async fn answer_returns(sidecar: &Sidecar, request: Request<Incoming>) -> Response<Body> {
+    let Some(Returns { pool_uid, keys }) = read(request).await else {
+        return text(StatusCode::BAD_REQUEST, "not what is known of connections on their way");
+    };
+    let mut registry = sidecar.registry();
+    if registry.view().pool_uid() != pool_uid {
+        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+    }
+    registry.hear_returns(keys, Instant::now());
     empty(StatusCode::NO_CONTENT)
 }
 

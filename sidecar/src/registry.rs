@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 pub use self::audience::Audience;
 use self::audience::Changes;
 use self::cut_over::CutOvers;
-pub use self::cut_over::{Heard, MARKER};
+pub use self::cut_over::{Heard, MARKER, cut_over_marker};
 use self::held::Held;
 pub use self::held::HeldMessage;
 use self::pins::Pins;
@@ -208,7 +208,7 @@ impl Registry {
                 }
             }
         }
-        let moving = placement.moving();
+        let moving = self.view.moving();
         for id in self.loose.clone() {
             if !moving {
                 self.keys[id].expected = 0;

@@ -67,7 +67,7 @@ impl View {
 
     /// Whether previous owners may still hold keys.
     pub fn moving(&self) -> bool {
-        self.placement.as_ref().is_some_and(|placement| placement.moving())
+        self.placement.as_ref().is_some_and(|placement| placement.moving() || !self.draining.is_empty())
     }
 
     /// Where a key stands. `None` without a placement.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ring::wire::Peer;
+use ring::wire::{Peer, Returning};
 
 use super::{KeyId, Registry};
 
@@ -20,6 +20,11 @@ use super::{KeyId, Registry};
 pub const MARKER: &[u8] = b"\xffwspool-cut-over:";
 /// How long a cut-over may take: as long as Redis may take to answer a subscription, and somewhat more.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// A marker that nobody can foresee.
+pub fn cut_over_marker() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
 
 /// The keys whose hearing goes from one sidecar to another.
 #[derive(Debug, Default)]
@@ -191,11 +196,41 @@ impl Registry {
         }
     }
 
-    /// Whether others are still told here what is on its way to them: connections that were told to go, and messages that
-    /// are published for these.
-    pub fn has_heirs(&self) -> bool {
-        let on_their_way = |id: &KeyId| self.keys[*id].state.away() > 0;
-        self.loose.iter().any(on_their_way) || self.cut_overs.0.values().any(|it| matches!(it.side, Side::Giving(_)))
+    /// Whether anything is passed on.
+    pub fn is_giving(&self) -> bool {
+        self.cut_overs.0.values().any(|it| matches!(it.side, Side::Giving(_)))
+    }
+
+    /// What the owners of keys have to know before this sidecar ends: which connections are on their way to them. `marker`:
+    /// makes one, where what is published for keys is heard here; that is passed on until it comes.
+    pub fn tell_returns(&mut self, marker: impl Fn() -> Option<String>, now: Instant) -> HashMap<Peer, Vec<Returning>> {
+        let mut all: HashMap<Peer, Vec<Returning>> = HashMap::new();
+        for id in self.loose.clone() {
+            let key = Arc::clone(&self.keys[id].key);
+            let standing = self.view.standing(&key).filter(|standing| !standing.mine);
+            let Some(owner) = standing.and_then(|standing| standing.owner) else { continue };
+            let heard = self.has_audience(id);
+            let entry = &mut self.keys[id];
+            let away = entry.state.tell_away() + std::mem::take(&mut entry.expected);
+            if away > 0 {
+                let marker = marker().filter(|marker| heard && self.cut_overs.give(id, &owner, marker, now));
+                all.entry(owner).or_default().push(Returning { key: (*key).into(), away, marker });
+            }
+            self.forget_if_empty(id);
+        }
+        all
+    }
+
+    /// Learns which connections are on their way here. Those of keys that are not ours are left out.
+    pub fn hear_returns(&mut self, keys: Vec<Returning>, now: Instant) {
+        for Returning { key, away, marker } in keys {
+            if self.view.standing(&key).is_some_and(|standing| standing.mine) {
+                self.expect(&key, away);
+                if let Some(marker) = marker {
+                    self.take_over(&key, marker, now);
+                }
+            }
+        }
     }
 }
 
@@ -204,12 +239,14 @@ mod tests {
     use ring::Version;
     use ring::claim::ClaimAnswer;
     use ring::notice::MessageKind;
+    use ring::settings::Settings;
     use ring::wire::{Claim, ClaimReply};
 
     use super::super::tests::{holding, placement};
     use super::super::{Audience, Role};
     use super::*;
     use crate::message::Message;
+    use crate::view::View;
 
     const KEY: &str = "user-0";
     const PASSED_ON: ClaimReply = ClaimReply { answer: ClaimAnswer::Released { away: 1 }, passes_on: true };
@@ -256,7 +293,7 @@ mod tests {
     fn the_last_owner_passes_on_what_comes_before_the_marker() {
         let now = Instant::now();
         let mut registry = giving(now);
-        assert!(heard_here(&mut registry) && registry.has_heirs());
+        assert!(heard_here(&mut registry) && registry.is_giving());
         let message = Message::new(MessageKind::Text, b"hello").unwrap();
         assert_eq!(registry.hear(KEY, b"hello"), Heard::Message);
         let posted = registry.post(KEY, &message, Role::Hearer, now);
@@ -265,7 +302,7 @@ mod tests {
         assert_eq!(registry.hear(KEY, &marker("one")), Heard::Last("one".into()));
         assert_eq!(registry.give_last(KEY, "one"), Some(peer("b")));
         assert_eq!((registry.give_last(KEY, "one"), registry.giving_to(KEY)), (None, None));
-        assert!(!heard_here(&mut registry) && !registry.has_heirs());
+        assert!(!heard_here(&mut registry) && !registry.is_giving());
     }
 
     #[test]
@@ -336,6 +373,35 @@ mod tests {
             let reply = registry.claim(&Claim { marker, ..claim(2, "b", "") }, listens, now);
             assert_eq!(reply, Some(ClaimReply { passes_on: false, ..PASSED_ON }));
         }
+    }
+
+    #[test]
+    fn a_sidecar_that_ends_tells_who_is_on_its_way_and_passes_on_what_comes() {
+        let now = Instant::now();
+        let (mut last, held) = holding(2);
+        let two = placement(2, &["b"], &[(1, &["a"])]);
+        last.place(&two);
+        while last.evict_next(|_| true) > 0 {}
+        for (_, id) in &held {
+            last.confirm(*id).unwrap();
+            last.remove(*id);
+        }
+        let mut told = last.tell_returns(|| Some("one".into()), now);
+        let mut keys = told.remove(&peer("b")).unwrap();
+        keys.sort_by(|one, other| one.key.cmp(&other.key));
+        let returning = |key: &str| Returning { key: key.into(), away: 1, marker: Some("one".into()) };
+        assert_eq!((keys.clone(), told.len()), (vec![returning(KEY), returning("user-1")], 0));
+        assert_eq!((last.giving_to(KEY), last.tell_returns(|| None, now).len()), (Some(peer("b")), 0));
+
+        let mut next = Registry::new(View::new(peer("b"), Settings::default()));
+        next.place(&two);
+        next.hear_returns(keys.clone(), now);
+        assert!(heard_here(&mut next) && next.is_cut_over(KEY, "one"));
+        let message = Message::new(MessageKind::Text, b"hello").unwrap();
+        let owner = Role::Owner { away: 0, left: Duration::from_secs(1) };
+        assert_eq!(next.post(KEY, &message, owner, now).held, 1);
+        last.hear_returns(keys, now);
+        assert!(!last.is_cut_over("user-1", "two") && last.giving_to("user-1").is_some(), "it is not the owner");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::moves::heard_exactly;
-use crate::{Pool, refused};
+use crate::{Pool, happened, refused};
 
 const PREFIX: &str = "wspool:default/test:";
 const PUBLISHERS: usize = 4;
@@ -149,6 +149,26 @@ async fn what_is_published_for_keys_that_move_on_as_they_arrive_arrives_once_and
     assert!(crowd.breaks() > 2 * KEYS, "each key has moved several times");
     heard_exactly(&crowd, &sent).await;
     listens(&pool, KEYS + 3).await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_after_its_server_has_ended_gets_what_came_meanwhile() {
+    let redis = Redis::start().await;
+    let mut pool = pool(&redis, &["a", "b"], 2).await;
+    let key = pool.plan.keys_of(&pool.sidecars[1], 1).remove(0);
+    let mut client = Client::connect(pool.sidecars[1].listen, &key).await;
+    listens(&pool, 3).await;
+    pool.sidecars[1].terminate();
+    client.goodbye().await;
+    pool.sidecars[1].process().ended().await;
+    until("its next server listens", async || equal(&pool.sidecars[0].metric("wspool_redis_channels").await, &2)).await;
+    assert_eq!(publish(&redis.client().await, &channel(&key), b"published").await, 1);
+    until("it is held", async || equal(&pool.sidecars[0].metric("wspool_held_messages").await, &1)).await;
+    happened(&pool.sidecars[0].send_to(&key, "sent").await, 0, 1);
+    let mut client = Client::connect(pool.sidecars[0].listen, &key).await;
+    for text in ["published", "sent"] {
+        assert_eq!(client.hear().await, Message::text(text));
+    }
 }
 
 #[tokio::test]
