@@ -484,7 +484,9 @@ impl Delivery {
     fn settle(&mut self, sidecar: &Sidecar) -> bool {
         self.fates.take(&mut self.posted.receipts);
         self.fates.count(sidecar);
-        sidecar.metrics.messages_held(self.posted.held);
+        if !matches!(self.role, Role::Successor { .. }) {
+            sidecar.metrics.messages_held(self.posted.held);
+        }
         sidecar.metrics.messages_dropped("no_room", self.posted.unkept.into());
         let Self { fates, posted, so_far, .. } = self;
         so_far.written += fates.written;

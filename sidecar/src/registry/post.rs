@@ -25,6 +25,13 @@ pub enum Role {
         /// For how long the message is worth holding.
         left: Duration,
     },
+    /// As the key's owner, by one that has held the message so far: there it is counted as held.
+    Successor {
+        /// How many connections it was held for.
+        away: u32,
+        /// For how long the message is worth holding.
+        left: Duration,
+    },
     /// In place of an owner that cannot be reached.
     Fallback {
         /// For how long the message is worth holding.
@@ -88,9 +95,11 @@ impl Registry {
         let mine = standing.as_ref().is_none_or(|standing| standing.mine);
         let id = self.ids.get(key).copied();
         let away = match role {
-            Role::Owner { away, left } | Role::Heir { away, left } if mine => Some((away, left)),
+            Role::Owner { away, left } | Role::Successor { away, left } | Role::Heir { away, left } if mine => {
+                Some((away, left))
+            }
             Role::Fallback { left } => Some((0, left)),
-            Role::Owner { .. } | Role::Heir { .. } | Role::Previous => None,
+            Role::Owner { .. } | Role::Successor { .. } | Role::Heir { .. } | Role::Previous => None,
         };
         let Some((away, left)) = away else {
             let mut posted = self.post_moved(id, message);
@@ -170,19 +179,20 @@ impl Registry {
         Here { away: entry.state.away() + entry.expected, told: u32::try_from(told.len()).unwrap_or(u32::MAX), staying }
     }
 
-    /// Gives a connection that has just arrived what is held for it; returns how many messages these were. It waits for
+    /// Gives a connection that has just arrived what is held for it; returns how many messages it has taken. They wait for
     /// one that takes messages: a session that polls takes none until it has a WebSocket.
     pub(super) fn hand_over(&mut self, key: KeyId, id: ConnectionId) -> u64 {
         let connection = &self.connections[id];
         if !self.may_receive(connection) || connection.link.takes_no_mail() {
             return 0;
         }
-        let due = self.held_messages.arrive(key);
-        for held in &due {
-            let refused = self.connections[id].link.post(Mail::promised(held.message.clone(), held.until));
+        let mut taken = 0;
+        for held in self.held_messages.arrive(key) {
+            let refused = self.connections[id].link.post(Mail::promised(held.message, held.until));
+            taken += u64::from(refused.is_none());
             self.keep_again(key, refused);
         }
-        due.len() as u64
+        taken
     }
 
     /// Holds what was promised to a connection that has gone before it was written.
@@ -342,6 +352,22 @@ mod tests {
         assert_eq!(registry.post("ann", &large, Role::Owner { away: 0, left: LEFT }, now).held, 1);
         registry.remove(id);
         assert_eq!((registry.expire_held(now), registry.take_unkept(), registry.take_unkept()), (0, 1, 0));
+    }
+
+    #[test]
+    fn what_an_arriving_connection_has_no_room_for_has_not_returned() {
+        let mut registry = owning();
+        let (now, large) = (Instant::now(), message(&"x".repeat(200_000)));
+        registry.post("ann", &large, Role::Owner { away: 1, left: LEFT }, now);
+        let polling = Arc::new(Link::new());
+        polling.shut_mailbox(Fate::Unable);
+        let id = enter(&mut registry, polling);
+        let busy = Arc::new(Link::new());
+        let (other, _receipt) = Mail::awaited(large);
+        busy.post(other);
+        assert_eq!((registry.adopt(id, busy, false), registry.held_messages().0), (0, 1));
+        let next = Arc::new(Link::new());
+        assert_eq!((registry.adopt(id, next, false), registry.held_messages().0), (1, 0));
     }
 
     #[test]
