@@ -283,18 +283,22 @@ async fn claim_from_all(
     // Messages for the key wait meanwhile: only the answers say how many connections are on their way here.
     let _change = Change::begin(sidecar, key);
     let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, view, key, peer, deadline))).await;
-    let mut away = 0;
+    let (mut away, mut receivers) = (0, 0);
     let mut outcome = Claimed::Released(Released(view.version()));
     for (peer, answer) in previous.iter().zip(answers) {
         match answer {
-            ClaimAnswer::Released { away: evicted } => away += evicted,
+            ClaimAnswer::Released { away: evicted, receivers: known } => {
+                away += evicted;
+                // Who does not know them apart waits for all.
+                receivers += known.unwrap_or(evicted);
+            }
             ClaimAnswer::Held => outcome = Claimed::At(peer.clone()),
             ClaimAnswer::Superseded { owner } => outcome = Claimed::At(owner),
             ClaimAnswer::Leaving if !matches!(outcome, Claimed::At(_)) => outcome = Claimed::StillLeaving,
             ClaimAnswer::Leaving => {}
         }
     }
-    sidecar.registry().expect(key, away);
+    sidecar.registry().expect(key, away, receivers);
     outcome
 }
 
@@ -351,7 +355,7 @@ async fn claim_from(
             Err(error) => {
                 tracing::debug!(peer = %peer.address, %error, "a previous owner gave no answer: its keys are taken");
                 sidecar.metrics.claims_unanswered.inc();
-                return ClaimAnswer::Released { away: 0 };
+                return ClaimAnswer::Released { away: 0, receivers: None };
             }
         }
     }

@@ -110,8 +110,9 @@ impl Registry {
         };
         let here = id.map(|id| self.here(id)).unwrap_or_default();
         let entry = id.map(|id| &self.keys[id]);
-        let expected = entry.map_or(0, |entry| entry.expected);
-        let claimed = expected > 0 || entry.is_some_and(|entry| !entry.connections.is_empty());
+        let expected = entry.map_or(0, |entry| entry.expected_receivers);
+        // Whoever else came under this key says nothing of its client.
+        let claimed = entry.is_some_and(|entry| entry.is_expecting() || self.receivers(&entry.connections) > 0);
         if claimed && matches!(role, Role::Heir { .. }) {
             return Posted::default();
         }
@@ -145,8 +146,7 @@ impl Registry {
         let away = here.away + here.told;
         if away > 0 && self.view.settings().unit == Unit::Key {
             // The others of the key are told in a moment, too: all of them get it where they arrive.
-            let staying = u32::try_from(here.staying.len()).unwrap_or(u32::MAX);
-            return Posted { away: away + staying, ..Posted::default() };
+            return Posted { away: away + self.receivers(&here.staying), ..Posted::default() };
         }
         Posted { receipts: self.write(&here.staying, message), away, ..Posted::default() }
     }
@@ -176,7 +176,13 @@ impl Registry {
         let entry = &self.keys[id];
         let (told, staying): (Vec<_>, _) =
             entry.connections.iter().copied().partition(|id| self.connections[*id].is_told());
-        Here { away: entry.state.away() + entry.expected, told: u32::try_from(told.len()).unwrap_or(u32::MAX), staying }
+        Here { away: entry.away_receivers + entry.expected_receivers, told: self.receivers(&told), staying }
+    }
+
+    /// How many of these connections may get messages.
+    fn receivers(&self, connections: &[ConnectionId]) -> u32 {
+        let receivers = connections.iter().filter(|id| self.may_receive(&self.connections[**id]));
+        u32::try_from(receivers.count()).unwrap_or(u32::MAX)
     }
 
     /// Gives a connection that has just arrived what is held for it; returns how many messages it has taken. They wait for
@@ -291,9 +297,9 @@ impl Registry {
 /// The connections of a key, as far as this sidecar knows of them.
 #[derive(Debug, Default)]
 struct Here {
-    /// Told to go, and gone: from here, or from a previous owner on their way here.
+    /// Told to go, and gone: from here, or from a previous owner on their way here. Only those that may get messages.
     away: u32,
-    /// Told to go.
+    /// Told to go, and may get messages.
     told: u32,
     staying: Vec<ConnectionId>,
 }
@@ -306,9 +312,10 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use ring::claim::{Arrival, Released};
+    use ring::claim::{Arrival, ClaimAnswer, Released};
     use ring::notice::MessageKind;
     use ring::settings::{Messages, Settings};
+    use ring::wire::Claim;
     use ring::{Placement, Version};
 
     use super::super::Admission;
@@ -325,7 +332,10 @@ mod tests {
 
     /// The sidecar `a`, which owns every key since it came back to it from `b`, in a pool that trusts everybody.
     fn owning() -> Registry {
-        let messages = Messages { allow_unverified: true };
+        owning_in(Messages { allow_unverified: true })
+    }
+
+    fn owning_in(messages: Messages) -> Registry {
         let settings = Settings { messages, ..Settings::default() };
         let it = placement(2, &["a"], &[(1, &["b"])]);
         let mut registry =
@@ -335,11 +345,15 @@ mod tests {
     }
 
     fn enter(registry: &mut Registry, link: Arc<Link>) -> ConnectionId {
+        enter_as(registry, link, false)
+    }
+
+    fn enter_as(registry: &mut Registry, link: Arc<Link>, trusted: bool) -> ConnectionId {
         let released = Released(Version { term: 1, epoch: 2 });
         let Admission::Seated(seat) = registry.enter("ann", Arrival::Owner, Some(&released)) else {
             panic!("it is ours")
         };
-        registry.register(&seat, link, false).0
+        registry.register(&seat, link, trusted).0
     }
 
     #[test]
@@ -348,7 +362,7 @@ mod tests {
         let (now, large) = (Instant::now(), message(&"x".repeat(200_000)));
         registry.post("ann", &large, Role::Owner { away: 1, left: LEFT }, now);
         let id = enter(&mut registry, Arc::new(Link::new()));
-        registry.expect("ann", 1);
+        registry.expect("ann", 1, 1);
         assert_eq!(registry.post("ann", &large, Role::Owner { away: 0, left: LEFT }, now).held, 1);
         registry.remove(id);
         assert_eq!((registry.expire_held(now), registry.take_unkept(), registry.take_unkept()), (0, 1, 0));
@@ -385,6 +399,73 @@ mod tests {
         let Misplaced { key, .. } = registry.misplaced().remove(0);
         registry.settle_held(&key, 1, Vec::new());
         assert_eq!((registry.promised_messages(), registry.ids.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_for_a_client_on_its_way_is_held_whoever_comes_under_its_key() {
+        let mut registry = owning_in(Messages::default());
+        let (now, role) = (Instant::now(), Role::Owner { away: 0, left: LEFT });
+        registry.expect("ann", 1, 1);
+        let stranger = enter_as(&mut registry, Arc::new(Link::new()), false);
+        assert_eq!(registry.totals().returned, 1, "it counts for the brake");
+        assert_eq!(registry.post("ann", &message("one"), role, now).held, 1);
+        registry.remove(stranger);
+        assert_eq!(registry.post("ann", &message("two"), role, now).held, 1);
+        let ann = Arc::new(Link::new());
+        enter_as(&mut registry, Arc::clone(&ann), true);
+        assert_eq!((registry.totals().returned, registry.held_messages().0), (1, 0));
+        let mail = ann.reclaim_mail().into_iter().map(|(message, _)| message);
+        assert_eq!(mail.collect::<Vec<_>>(), [message("one"), message("two")]);
+        let posted = registry.post("ann", &message("three"), role, now);
+        assert_eq!((posted.held, posted.receipts.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_strangers_connection_does_not_answer_for_the_keys_others() {
+        let mut registry = owning_in(Messages::default());
+        enter_as(&mut registry, Arc::new(Link::new()), false);
+        let posted = registry.post("ann", &message("one"), Role::Owner { away: 1, left: LEFT }, Instant::now());
+        assert_eq!(posted.held, 1);
+    }
+
+    #[test]
+    fn nothing_is_held_for_connections_that_may_not_get_it() {
+        let mut registry = owning_in(Messages::default());
+        let (now, owner) = (Instant::now(), Role::Owner { away: 0, left: LEFT });
+        let ids = [true, false].map(|trusted| enter_as(&mut registry, Arc::new(Link::new()), trusted));
+        registry.place(&placement(3, &["b"], &[(2, &["a"])]));
+        assert_eq!(registry.evict_next(|_| true), 2);
+        let hears = |registry: &mut Registry| registry.post("ann", &message("one"), Role::Previous, now).away;
+        for id in ids {
+            registry.confirm(id).expect("it is told");
+            assert_eq!(hears(&mut registry), 1);
+        }
+        for id in ids {
+            registry.remove(id);
+            assert_eq!(hears(&mut registry), 1);
+        }
+        let version = Version { term: 1, epoch: 3 };
+        let claimant = Peer { uid: "b".into(), address: "b:1".into() };
+        let claim = Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0 };
+        let released = ClaimAnswer::Released { away: 2, receivers: Some(1) };
+        assert_eq!(registry.claim(&claim), Some(released));
+        assert_eq!(hears(&mut registry), 0);
+        // Of a key whose last connection that may get messages has come, nothing is held for the other.
+        let mut registry = owning_in(Messages::default());
+        registry.expect("ann", 2, 1);
+        enter_as(&mut registry, Arc::new(Link::new()), true);
+        assert_eq!(registry.post("ann", &message("one"), owner, now).held, 0);
+    }
+
+    #[test]
+    fn a_session_is_expected_until_it_may_get_messages() {
+        let mut registry = owning_in(Messages::default());
+        let (now, role) = (Instant::now(), Role::Owner { away: 0, left: LEFT });
+        registry.expect("ann", 1, 1);
+        let id = enter_as(&mut registry, Arc::new(Link::new()), false);
+        assert_eq!(registry.post("ann", &message("one"), role, now).held, 1);
+        assert_eq!(registry.adopt(id, Arc::new(Link::new()), true), 1);
+        assert_eq!(registry.post("ann", &message("two"), role, now).held, 0);
     }
 
     #[test]
