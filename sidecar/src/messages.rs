@@ -622,7 +622,14 @@ impl Fates {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use ring::notice::MessageKind;
+
     use super::*;
+    use crate::cli::Cli;
+    use crate::metrics::Metrics;
+    use crate::relay::Link;
+    use crate::sidecar::Installed;
 
     #[test]
     fn nothing_is_said_to_have_happened_where_somebody_was_not_asked_and_nothing_to_be_sent_again_where_some_have_it() {
@@ -668,6 +675,27 @@ mod tests {
             let rooms: Vec<_> = std::iter::from_fn(|| messages.waiting_room(bytes)).take(5_000).collect();
             assert_eq!(rooms.len(), most);
         }
+    }
+
+    #[tokio::test]
+    async fn a_peer_hears_at_once_that_its_message_waits_and_where_too_many_do_that_it_will_not_be_written() {
+        let config = Cli::parse_from(["sidecar", "--upstream", "127.0.0.1:1"]).args.check().expect("a configuration");
+        let sidecar = Sidecar::new(config, Installed::default(), Metrics::default());
+        let link = Arc::new(Link::new());
+        let seat = sidecar.registry().seat_unplaced("ann");
+        sidecar.registry().register(&seat, Arc::clone(&link), true);
+        let give = || {
+            let message = Message::new(MessageKind::Text, b"hello").expect("a message");
+            deliver_for_peer(&sidecar, "ann".into(), message, Role::Owner { away: 0, left: HOLD })
+        };
+        let Ok(Answer::Later(later)) = give().await else { panic!("nobody writes it") };
+        let others: Vec<_> = std::iter::from_fn(|| sidecar.messages.waiting_room(1)).collect();
+        let Ok(Answer::Known(said)) = give().await else { panic!("there is no room to wait") };
+        assert_eq!((others.len(), said.written, said.dropped), (WAITING / CONNECTED - 1, 0, 1));
+        link.shut_mailbox(Fate::Unable);
+        let said = later.await;
+        assert_eq!((said.written, said.dropped), (0, 1));
+        assert!(sidecar.messages.waiting_room(1).is_some(), "it waits no more");
     }
 
     #[tokio::test]
