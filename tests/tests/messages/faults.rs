@@ -134,7 +134,7 @@ async fn in_a_message(app: &Backend, b: &Sidecar, key: &str) -> (Wire, Wire) {
 async fn messages_that_wait_for_their_clients_hold_up_none_for_other_keys_of_that_server() {
     /// As many are given to one peer at a time.
     const AT_ONCE: usize = 256;
-    const WAITING: usize = 400;
+    const WAITING: usize = 300;
     let app = Backend::start().await;
     let messages = Messages { allow_unverified: true };
     let plan = Plan::with(Settings { messages, ..Settings::default() });
