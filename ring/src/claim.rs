@@ -95,6 +95,10 @@ pub enum ClaimAnswer<P> {
     Released {
         /// Connections that it evicted and that have not been claimed yet: what returns are counted against.
         away: u32,
+        /// Connections on their way that may get messages, where the sidecar knows them apart: what the new owner holds is
+        /// for them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receivers: Option<u32>,
     },
     /// It knows a newer owner.
     Superseded {
@@ -158,7 +162,7 @@ impl<P: Clone + Eq> KeyState<P> {
         if self.promise.as_ref().is_none_or(|p| p.version < version) {
             self.promise = Some(Box::new(Promise { version, to: claimant.clone() }));
         }
-        ClaimAnswer::Released { away: std::mem::take(&mut self.away) }
+        ClaimAnswer::Released { away: std::mem::take(&mut self.away), receivers: None }
     }
 
     /// Whether the key is here, and nobody else may have it.

@@ -231,6 +231,8 @@ pub struct Returning {
     pub key: String,
     /// How many there are.
     pub away: u32,
+    /// Of these, the ones that may get messages.
+    pub receivers: u32,
     /// What the owner is to publish for the key as soon as it hears the key itself: until then it is passed on to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marker: Option<String>,

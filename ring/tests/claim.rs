@@ -106,8 +106,12 @@ fn a_claim_hears_held_then_leaving_then_released_with_the_number_evicted() {
     key.close(End::Evicted);
     assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Leaving);
     key.close(End::Evicted);
-    assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Released { away: 2 });
-    assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Released { away: 0 }, "each is counted once");
+    assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Released { away: 2, receivers: None });
+    assert_eq!(
+        key.claim(&now, version(2), &"b"),
+        ClaimAnswer::Released { away: 0, receivers: None },
+        "each is counted once"
+    );
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn a_pinned_key_is_held_also_without_connections_until_it_is_unpinned() {
     admit(&mut key, &now);
     key.close(End::Other);
     key.unpin();
-    assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Released { away: 0 });
+    assert_eq!(key.claim(&now, version(2), &"b"), ClaimAnswer::Released { away: 0, receivers: None });
 }
 
 #[test]
@@ -131,14 +135,17 @@ fn a_connection_that_ends_by_itself_is_not_waited_for_elsewhere() {
     let mut key = Key::default();
     admit(&mut key, &standing(1, "me", &[]));
     key.close(End::Other);
-    assert_eq!(key.claim(&standing(2, "b", &["me"]), version(2), &"b"), ClaimAnswer::Released { away: 0 });
+    assert_eq!(
+        key.claim(&standing(2, "b", &["me"]), version(2), &"b"),
+        ClaimAnswer::Released { away: 0, receivers: None }
+    );
 }
 
 #[test]
 fn a_promised_key_is_redirected_until_the_placement_that_moved_it_is_known() {
     let old = standing(1, "me", &[]);
     let mut key = Key::default();
-    assert_eq!(key.claim(&old, version(2), &"b"), ClaimAnswer::Released { away: 0 });
+    assert_eq!(key.claim(&old, version(2), &"b"), ClaimAnswer::Released { away: 0, receivers: None });
     assert_eq!(key.enter(&old, Arrival::Owner, None), Entry::Redirect("b"));
     assert!(key.settle(version(1), false), "a promise outlives an older placement");
     assert_eq!(key.enter(&old, Arrival::Owner, None), Entry::Redirect("b"));
@@ -158,8 +165,8 @@ fn a_late_claim_is_sent_on_to_the_owner_of_a_newer_placement() {
 #[test]
 fn a_late_claim_is_sent_on_to_whom_the_key_was_promised_since_and_takes_nothing_back() {
     let (old, mut key) = (standing(1, "me", &[]), Key::default());
-    assert_eq!(key.claim(&old, version(2), &"b"), ClaimAnswer::Released { away: 0 });
-    assert_eq!(key.claim(&old, version(3), &"c"), ClaimAnswer::Released { away: 0 });
+    assert_eq!(key.claim(&old, version(2), &"b"), ClaimAnswer::Released { away: 0, receivers: None });
+    assert_eq!(key.claim(&old, version(3), &"c"), ClaimAnswer::Released { away: 0, receivers: None });
     assert_eq!(key.claim(&old, version(2), &"b"), ClaimAnswer::Superseded { owner: "c" });
     assert_eq!(key.enter(&old, Arrival::Owner, None), Entry::Redirect("c"));
 }
@@ -168,7 +175,10 @@ fn a_late_claim_is_sent_on_to_whom_the_key_was_promised_since_and_takes_nothing_
 fn a_repeated_older_claim_of_the_same_owner_does_not_weaken_its_promise() {
     let mut key = Key::default();
     key.claim(&standing(1, "me", &[]), version(4), &"b");
-    assert_eq!(key.claim(&standing(1, "me", &[]), version(2), &"b"), ClaimAnswer::Released { away: 0 });
+    assert_eq!(
+        key.claim(&standing(1, "me", &[]), version(2), &"b"),
+        ClaimAnswer::Released { away: 0, receivers: None }
+    );
     assert_eq!(key.enter(&standing(3, "me", &[]), Arrival::Owner, None), Entry::Redirect("b"));
 }
 
@@ -187,7 +197,8 @@ fn answers_read_and_write_as_json() {
     for (answer, json) in [
         (ClaimAnswer::Held, r#"{"answer":"held"}"#),
         (ClaimAnswer::Leaving, r#"{"answer":"leaving"}"#),
-        (ClaimAnswer::Released { away: 5 }, r#"{"answer":"released","away":5}"#),
+        (ClaimAnswer::Released { away: 5, receivers: None }, r#"{"answer":"released","away":5}"#),
+        (ClaimAnswer::Released { away: 5, receivers: Some(3) }, r#"{"answer":"released","away":5,"receivers":3}"#),
         (
             ClaimAnswer::Superseded { owner },
             r#"{"answer":"superseded","owner":{"uid":"u1","address":"10.0.0.1:7480"}}"#,

@@ -46,9 +46,12 @@ fn a_claim_keeps_its_shape() {
     reads_and_writes(&claim, &json);
     json["marker"] = "m".into();
     reads_and_writes(&Claim { marker: Some("m".into()), ..claim }, &json);
-    let reply = ClaimReply { answer: ClaimAnswer::Released { away: 2 }, passes_on: true };
-    reads_and_writes(&reply, &json!({"answer": "released", "away": 2, "passesOn": true}));
-    reads_and_writes(&ClaimReply { passes_on: false, ..reply }, &json!({"answer": "released", "away": 2}));
+    let reply = ClaimReply { answer: ClaimAnswer::Released { away: 2, receivers: Some(1) }, passes_on: true };
+    reads_and_writes(&reply, &json!({"answer": "released", "away": 2, "receivers": 1, "passesOn": true}));
+    reads_and_writes(
+        &ClaimReply { passes_on: false, ..reply },
+        &json!({"answer": "released", "away": 2, "receivers": 1}),
+    );
     let cut_over = CutOver { pool_uid: "p".into(), key: "k".into(), marker: "m".into() };
     reads_and_writes(&cut_over, &json!({"poolUid": "p", "key": "k", "marker": "m"}));
 }
@@ -61,9 +64,9 @@ fn a_draining_sidecar_says_so_in_the_same_shape() {
 
 #[test]
 fn what_is_known_of_connections_on_their_way_keeps_its_shape() {
-    let returning = |marker| Returning { key: "k".into(), away: 2, marker };
+    let returning = |marker| Returning { key: "k".into(), away: 2, receivers: 1, marker };
     let returns = Returns { pool_uid: "p".into(), keys: vec![returning(None), returning(Some("m".into()))] };
-    let keys = json!([{"key": "k", "away": 2}, {"key": "k", "away": 2, "marker": "m"}]);
+    let keys = json!([{"key": "k", "away": 2, "receivers": 1}, {"key": "k", "away": 2, "receivers": 1, "marker": "m"}]);
     reads_and_writes(&returns, &json!({"poolUid": "p", "keys": keys}));
 }
 

@@ -291,12 +291,16 @@ async fn claim_from_all(
         marker: sidecar.redis.cuts().then(cut_over_marker),
     };
     let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, claim.clone(), peer, deadline))).await;
-    let (mut away, mut passed_on) = (0, false);
+    let (mut away, mut receivers, mut passed_on) = (0, 0, false);
     let mut outcome = Claimed::Released(Released(view.version()));
     for (peer, ClaimReply { answer, passes_on }) in previous.iter().zip(answers) {
         passed_on |= passes_on;
         match answer {
-            ClaimAnswer::Released { away: evicted } => away += evicted,
+            ClaimAnswer::Released { away: evicted, receivers: known } => {
+                away += evicted;
+                // Who does not know them apart waits for all.
+                receivers += known.unwrap_or(evicted);
+            }
             ClaimAnswer::Held => outcome = Claimed::At(peer.clone()),
             ClaimAnswer::Superseded { owner } => outcome = Claimed::At(owner),
             ClaimAnswer::Leaving if !matches!(outcome, Claimed::At(_)) => outcome = Claimed::StillLeaving,
@@ -304,7 +308,7 @@ async fn claim_from_all(
         }
     }
     let mut registry = sidecar.registry();
-    registry.expect(key, away);
+    registry.expect(key, away, receivers);
     if let Some(marker) = claim.marker.filter(|_| passed_on) {
         registry.take_over(key, marker, Instant::now());
     }
@@ -352,7 +356,7 @@ async fn claim_from(sidecar: &Sidecar, mut claim: Claim, peer: &Peer, deadline: 
             Err(error) => {
                 tracing::debug!(peer = %peer.address, %error, "a previous owner gave no answer: its keys are taken");
                 sidecar.metrics.claims_unanswered.inc();
-                return without_more(ClaimAnswer::Released { away: 0 });
+                return without_more(ClaimAnswer::Released { away: 0, receivers: None });
             }
         }
     }

@@ -18,7 +18,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
 use ring::settings::{OwnerUnreachable, Trust, Unit};
 use ring::wire::{Connected, Delivered, Peer, Presences};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -30,7 +31,7 @@ pub use self::published::{Published, hear};
 use crate::admission::PLACEMENT_WAIT;
 use crate::message::{LARGEST, Message};
 use crate::peers::PeerError;
-use crate::registry::Role;
+use crate::registry::{Posted, Role};
 use crate::relay::Fate;
 use crate::sidecar::Sidecar;
 use crate::view::View;
@@ -39,6 +40,8 @@ use crate::view::View;
 pub const HOLD: Duration = Duration::from_secs(20);
 /// How long a client that does not read may keep its sender waiting.
 pub const SLOW: Duration = Duration::from_secs(2);
+/// How long a peer is kept waiting for what becomes of a message before it hears that the message is here.
+const PROMPT: Duration = Duration::from_millis(20);
 /// How long a message waits for those of its key before it.
 pub const TURN: Duration = Duration::from_secs(5);
 /// How long a message waits while its key is claimed, or while held messages are passed on.
@@ -49,6 +52,10 @@ const UNSETTLED: Duration = Duration::from_secs(2);
 const INTAKE: usize = 64 * 1024 * 1024;
 /// What a message takes up at least: its task, its request.
 const OVERHEAD: usize = 4 * 1024;
+/// What messages of peers may take up that wait for slow clients, in bytes.
+const WAITING: usize = 16 * 1024 * 1024;
+/// What one of them takes up at least: it keeps a connection to its peer, of which there are 1,024 at most.
+const CONNECTED: usize = 16 * 1024;
 
 /// How many messages for everybody are written here at a time: each has a receipt for each connection.
 const BROADCASTS: usize = 8;
@@ -62,6 +69,7 @@ pub struct BroadcastTurn(#[allow(dead_code, reason = "given back when it is drop
 pub struct Messages {
     lanes: Lanes,
     intake: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     broadcasts: Arc<Semaphore>,
     /// Wakes whoever passes held messages on.
     pub misplaced: Notify,
@@ -69,8 +77,9 @@ pub struct Messages {
 
 impl Default for Messages {
     fn default() -> Self {
-        let [intake, broadcasts] = [INTAKE, BROADCASTS].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { lanes: Lanes::default(), intake, broadcasts, misplaced: Notify::new() }
+        let [intake, waiting, broadcasts] =
+            [INTAKE, WAITING, BROADCASTS].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { lanes: Lanes::default(), intake, waiting, broadcasts, misplaced: Notify::new() }
     }
 }
 
@@ -164,6 +173,12 @@ impl Messages {
     /// The same as [`Messages::room`] without a wait, which would hold up all that comes behind the message.
     pub fn room_now(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Unsent> {
         Arc::clone(&self.intake).try_acquire_many_owned(size(bytes)).map_err(|_| Unsent::Overloaded)
+    }
+
+    /// Room for a message of a peer that waits for slow clients, if there is any.
+    fn waiting_room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let size = u32::try_from(bytes.max(CONNECTED)).unwrap_or(u32::MAX);
+        Arc::clone(&self.waiting).try_acquire_many_owned(size).ok()
     }
 }
 
@@ -347,43 +362,143 @@ pub struct Unsettled;
 
 /// Gives a message to the connections of a key that are here, and holds it for those on their way.
 pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role) -> Result<Delivered, Unsettled> {
-    let until = Instant::now() + BUSY;
-    let mut delivered = Delivered::default();
+    let mut delivery = Delivery::new(role);
     loop {
-        let released = sidecar.released.notified();
-        tokio::pin!(released);
-        released.as_mut().enable();
-        let (posted, epoch, whole) = {
-            let mut registry = sidecar.registry();
-            let view = Arc::clone(registry.view());
-            let posted = registry.post(key, message, role, Instant::now());
-            (posted, view.version().epoch, view.settings().unit == Unit::Key)
-        };
-        if posted.busy {
-            if Instant::now() >= until {
+        delivery.post(sidecar, key, message).await?;
+        delivery.wait(SLOW).await;
+        if !delivery.settle(sidecar) {
+            return Ok(delivery.conclude(sidecar));
+        }
+    }
+}
+
+/// What a peer is told of a message that it has given.
+pub enum Answer {
+    /// What became of it.
+    Known(Delivered),
+    /// It is here, and what becomes of it will be known.
+    Later(BoxFuture<'static, Delivered>),
+}
+
+/// The same for a peer, which need not keep anything back meanwhile: a client that is slow holds up its own key only.
+pub async fn deliver_for_peer(
+    sidecar: &Arc<Sidecar>,
+    key: String,
+    message: Message,
+    role: Role,
+) -> Result<Answer, Unsettled> {
+    let mut delivery = Delivery::new(role);
+    loop {
+        delivery.post(sidecar, &key, &message).await?;
+        if !delivery.wait(PROMPT).await
+            && let Some(room) = sidecar.messages.waiting_room(message.size())
+        {
+            let sidecar = Arc::clone(sidecar);
+            let rest = async move {
+                let _room = room;
+                delivery.finish(&sidecar, &key, &message).await
+            };
+            return Ok(Answer::Later(rest.boxed()));
+        }
+        if !delivery.settle(sidecar) {
+            return Ok(Answer::Known(delivery.conclude(sidecar)));
+        }
+    }
+}
+
+/// A message for the connections of a key, from when it is posted until all is known of it.
+#[derive(Debug)]
+struct Delivery {
+    role: Role,
+    /// Until when it is posted again where its connections have left.
+    until: Instant,
+    /// When it was posted last, and what came of that.
+    since: tokio::time::Instant,
+    posted: Posted,
+    fates: Fates,
+    /// With `unit: Key`.
+    whole: bool,
+    so_far: Delivered,
+}
+
+impl Delivery {
+    fn new(role: Role) -> Self {
+        let now = tokio::time::Instant::now();
+        Self {
+            role,
+            until: now.into_std() + BUSY,
+            since: now,
+            posted: Posted::default(),
+            fates: Fates::default(),
+            whole: false,
+            so_far: Delivered::default(),
+        }
+    }
+
+    /// Posts it, once it is settled where the key is.
+    async fn post(&mut self, sidecar: &Sidecar, key: &str, message: &Message) -> Result<(), Unsettled> {
+        loop {
+            let released = sidecar.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            let (posted, view) = {
+                let mut registry = sidecar.registry();
+                let view = Arc::clone(registry.view());
+                (registry.post(key, message, self.role, Instant::now()), view)
+            };
+            if !posted.busy {
+                self.since = tokio::time::Instant::now();
+                (self.posted, self.fates) = (posted, Fates::default());
+                self.whole = view.settings().unit == Unit::Key;
+                self.so_far.epoch = view.version().epoch;
+                return Ok(());
+            }
+            if Instant::now() >= self.until {
                 return Err(Unsettled);
             }
             sidecar.messages.misplaced.notify_one();
             // Whatever woke us, the key is looked at once more.
-            let _ = tokio::time::timeout_at(until.into(), released).await;
-            continue;
+            let _ = tokio::time::timeout_at(self.until.into(), released).await;
         }
-        let fates = Fates::of(posted.receipts).await;
-        fates.count(sidecar);
-        sidecar.metrics.messages_held(posted.held);
-        sidecar.metrics.messages_dropped("no_room", posted.unkept.into());
-        delivered.written += fates.written;
-        delivered.held += posted.held;
-        delivered.dropped += fates.unable + fates.slow + posted.unkept;
-        delivered.epoch = epoch;
-        if fates.moved > 0 && delivered.written + posted.held == 0 && Instant::now() < until {
-            // All of it has begun to leave since: where to is known now.
-            continue;
+    }
+
+    /// Waits until all is known, for so long at most since it was posted. Says whether it is.
+    async fn wait(&mut self, time: Duration) -> bool {
+        self.fates.gather(&mut self.posted.receipts, self.since + time).await
+    }
+
+    /// Counts what came of it. What is not written by now never will be. Says whether it is to be posted again: all of it
+    /// has begun to leave since, and where to is known now.
+    fn settle(&mut self, sidecar: &Sidecar) -> bool {
+        self.fates.take(&mut self.posted.receipts);
+        self.fates.count(sidecar);
+        if !matches!(self.role, Role::Successor { .. }) {
+            sidecar.metrics.messages_held(self.posted.held);
         }
+        sidecar.metrics.messages_dropped("no_room", self.posted.unkept.into());
+        let Self { fates, posted, so_far, .. } = self;
+        so_far.written += fates.written;
+        so_far.held += posted.held;
+        so_far.dropped += fates.unable + fates.slow + posted.unkept;
+        fates.moved > 0 && so_far.written + posted.held == 0 && Instant::now() < self.until
+    }
+
+    /// The same as a peer hears it that knows already that the message is here.
+    async fn finish(mut self, sidecar: &Sidecar, key: &str, message: &Message) -> Delivered {
+        self.wait(SLOW).await;
+        while self.settle(sidecar) && self.post(sidecar, key, message).await.is_ok() {
+            self.wait(SLOW).await;
+        }
+        self.conclude(sidecar)
+    }
+
+    /// What is said of it.
+    fn conclude(self, sidecar: &Sidecar) -> Delivered {
+        let Self { fates, posted, so_far: mut delivered, .. } = self;
         // Some have it, and others of the key have begun to leave meanwhile. Where all of them arrive nobody could tell
         // the ones from the others; and who was asked as the owner passes nothing on.
-        let passed_on = role == Role::Previous || posted.owner.is_some();
-        if passed_on && !(whole && delivered.written > 0) {
+        let passed_on = self.role == Role::Previous || posted.owner.is_some();
+        if passed_on && !(self.whole && delivered.written > 0) {
             delivered.away = posted.away + fates.moved;
         } else {
             sidecar.metrics.messages_dropped("moved", fates.moved.into());
@@ -392,14 +507,16 @@ pub async fn deliver(sidecar: &Sidecar, key: &str, message: &Message, role: Role
         }
         delivered.owner = posted.owner;
         delivered.previous = posted.previous;
-        return Ok(delivered);
+        delivered
     }
 }
 
 /// Gives a message to every connection here.
 pub async fn deliver_to_all(sidecar: &Sidecar, message: &Message, _turn: BroadcastTurn) -> Delivered {
-    let receipts = sidecar.registry().post_to_all(message);
-    let fates = Fates::of(receipts).await;
+    let mut receipts = sidecar.registry().post_to_all(message);
+    let mut fates = Fates::default();
+    fates.gather(&mut receipts, tokio::time::Instant::now() + SLOW).await;
+    fates.take(&mut receipts);
     fates.count(sidecar);
     sidecar.metrics.messages_dropped("moved", fates.moved.into());
     Delivered { written: fates.written, dropped: fates.unable + fates.slow + fates.moved, ..Delivered::default() }
@@ -454,26 +571,33 @@ struct Fates {
 }
 
 impl Fates {
-    /// Waits for what can be known in time. What is not written by then never will be.
-    async fn of(receipts: Vec<oneshot::Receiver<Fate>>) -> Self {
-        let until = tokio::time::Instant::now() + SLOW;
-        let mut fates = Self::default();
-        for mut receipt in receipts {
-            let fate = if let Ok(fate) = tokio::time::timeout_at(until, &mut receipt).await {
-                fate.unwrap_or(Fate::Gone)
-            } else {
-                receipt.close();
-                receipt.try_recv().unwrap_or(Fate::Slow)
-            };
-            *match fate {
-                Fate::Written => &mut fates.written,
-                Fate::Moved => &mut fates.moved,
-                Fate::Gone => &mut fates.gone,
-                Fate::Unable => &mut fates.unable,
-                Fate::Slow => &mut fates.slow,
-            } += 1;
+    /// Waits for what is known by then, and leaves the others. Says whether there are none.
+    async fn gather(&mut self, receipts: &mut Vec<oneshot::Receiver<Fate>>, until: tokio::time::Instant) -> bool {
+        while let Some(receipt) = receipts.last_mut() {
+            let Ok(fate) = tokio::time::timeout_at(until, receipt).await else { return false };
+            self.add(fate.unwrap_or(Fate::Gone));
+            receipts.pop();
         }
-        fates
+        true
+    }
+
+    /// Takes them as they are. What is not written by now never will be.
+    fn take(&mut self, receipts: &mut Vec<oneshot::Receiver<Fate>>) {
+        for mut receipt in receipts.drain(..) {
+            let fate = (&mut receipt).now_or_never().map(|fate| fate.unwrap_or(Fate::Gone));
+            receipt.close();
+            self.add(fate.or_else(|| receipt.try_recv().ok()).unwrap_or(Fate::Slow));
+        }
+    }
+
+    fn add(&mut self, fate: Fate) {
+        *match fate {
+            Fate::Written => &mut self.written,
+            Fate::Moved => &mut self.moved,
+            Fate::Gone => &mut self.gone,
+            Fate::Unable => &mut self.unable,
+            Fate::Slow => &mut self.slow,
+        } += 1;
     }
 
     fn count(&self, sidecar: &Sidecar) {
@@ -486,7 +610,14 @@ impl Fates {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use ring::notice::MessageKind;
+
     use super::*;
+    use crate::cli::Cli;
+    use crate::metrics::Metrics;
+    use crate::relay::Link;
+    use crate::sidecar::Installed;
 
     #[test]
     fn nothing_is_said_to_have_happened_where_somebody_was_not_asked_and_nothing_to_be_sent_again_where_some_have_it() {
@@ -523,6 +654,52 @@ mod tests {
         assert_eq!(rooms.len(), INTAKE / LARGEST);
         drop(rooms);
         assert!(messages.room_now(LARGEST).is_ok());
+    }
+
+    #[test]
+    fn what_waits_for_slow_clients_costs_peers_bounded_memory_and_connections() {
+        for (bytes, most) in [(1, 1_024), (LARGEST, WAITING / LARGEST)] {
+            let messages = Messages::default();
+            let rooms: Vec<_> = std::iter::from_fn(|| messages.waiting_room(bytes)).take(5_000).collect();
+            assert_eq!(rooms.len(), most);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_hears_at_once_that_its_message_waits_and_where_too_many_do_that_it_will_not_be_written() {
+        let config = Cli::parse_from(["sidecar", "--upstream", "127.0.0.1:1"]).args.check().expect("a configuration");
+        let sidecar = Sidecar::new(config, Installed::default(), Metrics::default());
+        let link = Arc::new(Link::new());
+        let seat = sidecar.registry().seat_unplaced("ann");
+        sidecar.registry().register(&seat, Arc::clone(&link), true);
+        let give = || {
+            let message = Message::new(MessageKind::Text, b"hello").expect("a message");
+            deliver_for_peer(&sidecar, "ann".into(), message, Role::Owner { away: 0, left: HOLD })
+        };
+        let Ok(Answer::Later(later)) = give().await else { panic!("nobody writes it") };
+        let others: Vec<_> = std::iter::from_fn(|| sidecar.messages.waiting_room(1)).collect();
+        let Ok(Answer::Known(said)) = give().await else { panic!("there is no room to wait") };
+        assert_eq!((others.len(), said.written, said.dropped), (WAITING / CONNECTED - 1, 0, 1));
+        link.shut_mailbox(Fate::Unable);
+        let said = later.await;
+        assert_eq!((said.written, said.dropped), (0, 1));
+        assert!(sidecar.messages.waiting_room(1).is_some(), "it waits no more");
+    }
+
+    #[tokio::test]
+    async fn what_becomes_of_a_message_is_waited_for_only_until_then() {
+        let (receipts, senders): (Vec<_>, Vec<_>) = (0..4).map(|_| oneshot::channel()).map(|(s, r)| (r, s)).unzip();
+        let (mut receipts, mut senders, mut fates) = (receipts, senders.into_iter(), Fates::default());
+        let mut next = || senders.next().expect("a sender");
+        let (first, second, third, fourth) = (next(), next(), next(), next());
+        fourth.send(Fate::Written).expect("somebody waits");
+        let now = tokio::time::Instant::now();
+        assert!(!fates.gather(&mut receipts, now).await);
+        first.send(Fate::Moved).expect("somebody waits");
+        drop(second);
+        fates.take(&mut receipts);
+        assert_eq!((fates.written, fates.moved, fates.gone, fates.slow), (1, 1, 1, 1));
+        assert!(third.is_closed() && fates.gather(&mut receipts, now).await, "nothing is left to wait for");
     }
 
     #[test]

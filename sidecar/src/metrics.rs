@@ -172,7 +172,13 @@ impl Default for Metrics {
             breaks: register!("breaks", "Connections ended by the sidecar, by cause", Family::default()),
             epoch: register!("placement_epoch", "The epoch of the placement in force", Gauge::default()),
             term: register!("placement_term", "The term of the placement in force", Gauge::default()),
-            messages: register!("messages", "Messages for connections, by what came of them", Family::default()),
+            messages: register!(
+                "messages",
+                "Messages, once for each connection: written into its stream, held for it (counted where it is held first, and \
+                 not where it is passed on to), returned (held, and taken by a connection that has arrived; again if that one \
+                 goes before it is written)",
+                Family::default()
+            ),
             messages_dropped: register!(
                 "messages_dropped",
                 "Messages that no client got, by connections",
@@ -247,7 +253,7 @@ impl Metrics {
         self.messages.get_or_create(&Outcome { outcome: "written" }).inc_by(connections.into());
     }
 
-    /// A message is held for so many connections.
+    /// A message is held for so many connections, by the first that holds it.
     pub fn messages_held(&self, connections: u32) {
         self.messages.get_or_create(&Outcome { outcome: "held" }).inc_by(connections.into());
     }
@@ -257,7 +263,7 @@ impl Metrics {
         self.redis_channels.set(i64::try_from(channels).unwrap_or(i64::MAX));
     }
 
-    /// So many held messages went to a connection that arrived.
+    /// So many held messages were taken by a connection that arrived.
     pub fn messages_returned(&self, messages: u64) {
         self.messages.get_or_create(&Outcome { outcome: "returned" }).inc_by(messages);
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -19,7 +20,7 @@ use serde::de::DeserializeOwned;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::auth::peer::PeerAuth;
@@ -64,6 +65,8 @@ const IN_PROGRESS: i32 = 115;
 pub const LARGEST_ANSWER: usize = 64 * 1024;
 /// How many messages one peer is given at a time: as many connections are kept to it.
 const AT_ONCE: usize = 256;
+/// How many more messages may be with peers that have them and will say what became of them, each on its own connection.
+const TAKEN: usize = 1_024;
 
 /// The client side of everything between sidecars.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ pub struct Peers {
     reached: Mutex<HashMap<String, Instant>>,
     /// Room for messages on their way to each.
     rooms: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Room for messages that have been taken.
+    taken: Arc<Semaphore>,
 }
 
 /// A request to a peer.
@@ -84,12 +89,14 @@ struct Asked<'a> {
     path: &'a str,
     key: Option<&'a str>,
     body: Bytes,
+    /// Given back to others once the peer begins to answer.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl<'a> Asked<'a> {
     fn json(method: Method, path: &'a str, body: &impl Serialize) -> Result<Self, PeerError> {
         let body = serde_json::to_vec(body).map_err(|error| PeerError::Unreachable(error.to_string()))?;
-        Ok(Self { method, path, key: None, body: body.into() })
+        Ok(Self { method, path, key: None, body: body.into(), room: None })
     }
 }
 
@@ -127,7 +134,8 @@ impl Peers {
             .pool_idle_timeout(Duration::from_secs(20))
             .retry_canceled_requests(true)
             .build(connector);
-        Self { me, auth, client, suspects: Mutex::default(), reached: Mutex::default(), rooms: Mutex::default() }
+        let taken = Arc::new(Semaphore::new(TAKEN));
+        Self { me, auth, client, suspects: Mutex::default(), reached: Mutex::default(), rooms: Mutex::default(), taken }
     }
 
     /// Claims a key from a previous owner. It is asked even if it could not be reached a moment ago: the key would be at
@@ -165,9 +173,9 @@ impl Peers {
 
     /// Gives a peer a message for a key. The answer may wait for a client that is slow, and for a key that is busy.
     pub async fn deliver(&self, peer: &Peer, key: &str, message: &Message, role: Role) -> Result<Delivered, PeerError> {
-        let _room = self.room(peer).await?;
+        let room = Some(self.room(peer).await?);
         let path = format!("{MESSAGES}?{}", Errand { kind: message.kind(), role }.to_query());
-        let asked = Asked { method: Method::POST, path: &path, key: Some(key), body: message.payload() };
+        let asked = Asked { method: Method::POST, path: &path, key: Some(key), body: message.payload(), room };
         match self.send(peer, asked, 2 * CLAIM_TIMEOUT + SLOW).await {
             Err(PeerError::Refused(StatusCode::TOO_MANY_REQUESTS)) => Err(PeerError::Busy),
             Err(PeerError::Refused(StatusCode::CONFLICT)) => Err(PeerError::Unsettled),
@@ -177,27 +185,27 @@ impl Peers {
 
     /// Gives a peer a message for everybody.
     pub async fn broadcast(&self, peer: &Peer, message: &Message) -> Result<Delivered, PeerError> {
-        let _room = self.room(peer).await?;
+        let room = Some(self.room(peer).await?);
         let path = format!("{BROADCASTS}?kind={}", kind_name(message.kind()));
-        let asked = Asked { method: Method::POST, path: &path, key: None, body: message.payload() };
+        let asked = Asked { method: Method::POST, path: &path, key: None, body: message.payload(), room };
         read(&self.send(peer, asked, CLAIM_TIMEOUT + TURN + SLOW).await?)
     }
 
     /// Asks a peer for the connections of a key that it holds.
     pub async fn connections(&self, peer: &Peer, key: &str) -> Result<Presences, PeerError> {
-        let asked = Asked { method: Method::GET, path: CONNECTIONS, key: Some(key), body: Bytes::new() };
+        let asked = Asked { method: Method::GET, path: CONNECTIONS, key: Some(key), body: Bytes::new(), room: None };
         read(&self.send(peer, asked, CLAIM_TIMEOUT).await?)
     }
 
     /// Asks a peer whether a session is held there.
     pub async fn holds(&self, peer: &Peer, session: &str) -> bool {
         let path = format!("{SESSIONS}?id={}", utf8_percent_encode(session, NON_ALPHANUMERIC));
-        let asked = Asked { method: Method::GET, path: &path, key: None, body: Bytes::new() };
+        let asked = Asked { method: Method::GET, path: &path, key: None, body: Bytes::new(), room: None };
         self.send(peer, asked, CLAIM_TIMEOUT).await.is_ok()
     }
 
     /// Room for one more message on its way to a peer.
-    async fn room(&self, peer: &Peer) -> Result<tokio::sync::OwnedSemaphorePermit, PeerError> {
+    async fn room(&self, peer: &Peer) -> Result<OwnedSemaphorePermit, PeerError> {
         let room = {
             let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
             if !rooms.contains_key(&peer.uid) {
@@ -236,7 +244,7 @@ impl Peers {
     }
 
     async fn ask(&self, peer: &Peer, asked: Asked<'_>, limit: Duration) -> Result<Bytes, PeerError> {
-        let Asked { method, path, key, body } = asked;
+        let Asked { method, path, key, body, room } = asked;
         let mut headers =
             vec![(header::FROM, self.me.clone()), (header::TARGET, peer.uid.clone()), (header::DIGEST, sha256(&body))];
         headers.extend(key.map(|key| (header::KEY, utf8_percent_encode(key, NON_ALPHANUMERIC).to_string())));
@@ -260,6 +268,10 @@ impl Peers {
             if !response.status().is_success() {
                 return Err(PeerError::Refused(response.status()));
             }
+            // A body without a length is not known yet: the peer has the message, and waits for its clients.
+            let later = response.body().size_hint().exact().is_none();
+            let taken = later.then(|| Arc::clone(&self.taken).try_acquire_owned().ok()).flatten();
+            let _room = taken.or(room);
             let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
             body.map(http_body_util::Collected::to_bytes).map_err(|error| {
                 if error.is::<LengthLimitError>() {
@@ -403,6 +415,7 @@ pub fn tune(socket: &SockRef<'_>) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use ring::Version;
     use ring::claim::ClaimAnswer;
     use ring::notice::MessageKind;
@@ -428,6 +441,28 @@ mod tests {
             }
         });
         (Peer { uid: "b".into(), address }, served)
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_given_more_before_it_says_what_became_of_those_that_it_has_and_not_without_end() {
+        let begun = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let (peer, _served) = peer(Some(begun.into())).await;
+        let peers = Peers::new("a".into(), None);
+        let message = Message::new(MessageKind::Text, b"hello").unwrap();
+        let others = Arc::clone(&peers.taken).try_acquire_many_owned(1_000).unwrap();
+        let all = join_all((0..AT_ONCE + TAKEN - 1_000).map(|_| peers.deliver(&peer, "ann", &message, Role::Previous)));
+        let room = async {
+            let busy = || peers.rooms.lock().unwrap().get(&peer.uid).is_some_and(|room| room.available_permits() == 0);
+            while peers.taken.available_permits() > 0 || !busy() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            answers = all => panic!("{answers:?}"),
+            () = room => {}
+        }
+        assert_eq!(peers.taken.available_permits(), TAKEN - 1_000, "nobody waits any more");
+        drop(others);
     }
 
     fn claim() -> Claim {

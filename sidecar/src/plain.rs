@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
+use futures_util::FutureExt as _;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Limited};
@@ -47,6 +48,7 @@ use crate::upgrade::{self, Connected, Outcome};
 use crate::view::View;
 
 pub(crate) use body::Body;
+use body::Later;
 use forward::Passage;
 
 /// The largest request between sidecars that is no message.
@@ -305,7 +307,7 @@ async fn answer_whereabouts(sidecar: &Arc<Sidecar>, request: Request<Incoming>) 
     }
 }
 
-async fn answer_message(sidecar: &Sidecar, request: Request<Incoming>, key: Option<String>) -> Response<Body> {
+async fn answer_message(sidecar: &Arc<Sidecar>, request: Request<Incoming>, key: Option<String>) -> Response<Body> {
     let errand = request.uri().query().and_then(Errand::from_query);
     let (Some(Errand { kind, role }), Some(key)) = (errand, key) else {
         return text(StatusCode::BAD_REQUEST, "not a message for a key");
@@ -314,8 +316,12 @@ async fn answer_message(sidecar: &Sidecar, request: Request<Incoming>, key: Opti
     let Some(message) = read_message(request, kind).await else {
         return text(StatusCode::BAD_REQUEST, "not a message");
     };
-    match messages::deliver(sidecar, &key, &message, role).await {
-        Ok(delivered) => json(StatusCode::OK, &delivered),
+    match messages::deliver_for_peer(sidecar, key, message, role).await {
+        Ok(messages::Answer::Known(delivered)) => json(StatusCode::OK, &delivered),
+        Ok(messages::Answer::Later(delivered)) => {
+            let body = delivered.map(|delivered| serde_json::to_vec(&delivered).unwrap_or_default().into());
+            as_json(StatusCode::OK, Body::Later(Later::new(body)))
+        }
         Err(unsettled) => text(StatusCode::CONFLICT, &unsettled.to_string()),
     }
 }
@@ -410,14 +416,16 @@ pub(crate) fn text(status: StatusCode, sentence: &str) -> Response<Body> {
 
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(body) {
-        Ok(bytes) => {
-            let mut response = Response::new(Body::own(bytes));
-            *response.status_mut() = status;
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
+        Ok(bytes) => as_json(status, Body::own(bytes)),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
+}
+
+fn as_json(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// A stream some of whose bytes have been read already.

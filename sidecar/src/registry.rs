@@ -89,8 +89,19 @@ struct KeyEntry {
     connections: SmallVec<[ConnectionId; 2]>,
     /// Connections that the previous owner evicted and that have not arrived here yet.
     expected: u32,
+    /// Of these, the ones that may get messages. Whoever else comes under this key does not come in their place.
+    expected_receivers: u32,
+    /// Of those that were evicted since the key was last claimed from here, the ones that may get messages.
+    away_receivers: u32,
     /// How many are about to change what is known of it: claims under way, held messages being passed on.
     busy: u32,
+}
+
+impl KeyEntry {
+    /// Whether connections that the previous owner evicted are on their way here.
+    fn is_expecting(&self) -> bool {
+        self.expected > 0 || self.expected_receivers > 0
+    }
 }
 
 #[derive(Debug)]
@@ -211,7 +222,8 @@ impl Registry {
         let moving = self.view.moving();
         for id in self.loose.clone() {
             if !moving {
-                self.keys[id].expected = 0;
+                let entry = &mut self.keys[id];
+                (entry.expected, entry.expected_receivers) = (0, 0);
             }
             self.forget_if_empty(id);
         }
@@ -290,9 +302,12 @@ impl Registry {
         }
         let mut answer = self.keys[id].state.claim(&standing, claim.version, &claim.claimant);
         let mut passes_on = false;
-        if let ClaimAnswer::Released { away } = &mut answer {
+        if let ClaimAnswer::Released { away, receivers } = &mut answer {
             // Those that were on their way here go on to the claimant, and so does what is published for them.
-            *away += std::mem::take(&mut self.keys[id].expected);
+            let entry = &mut self.keys[id];
+            *away += std::mem::take(&mut entry.expected);
+            let expected = std::mem::take(&mut entry.expected_receivers);
+            *receivers = Some(std::mem::take(&mut entry.away_receivers) + expected);
             let marker = claim.marker.as_deref().filter(|_| listens);
             passes_on = marker.is_some_and(|marker| self.cut_overs.give(id, &claim.claimant, marker, now));
         }
@@ -301,13 +316,15 @@ impl Registry {
         Some(ClaimReply { answer, passes_on })
     }
 
-    /// Remembers how many connections of a key are on their way here.
-    pub fn expect(&mut self, key: &str, away: u32) {
-        if away > 0 {
+    /// Remembers how many connections of a key are on their way here, and how many that may get messages.
+    pub fn expect(&mut self, key: &str, away: u32, receivers: u32) {
+        if away > 0 || receivers > 0 {
             let id = self.key_id(key);
-            self.keys[id].expected += away;
+            let entry = &mut self.keys[id];
+            entry.expected += away;
+            entry.expected_receivers += receivers;
             self.loose.insert(id);
-            self.changes.one(&self.keys[id].key);
+            self.changes.one(&entry.key);
         }
     }
 
@@ -325,6 +342,7 @@ impl Registry {
         }
         self.held += 1;
         self.note_moved(seat.0);
+        self.note_receiver(seat.0, id);
         self.changes.one(&self.keys[seat.0].key);
         (id, self.hand_over(seat.0, id))
     }
@@ -352,6 +370,7 @@ impl Registry {
     /// A session goes on as another connection, which is told to leave if the session was. What waits for it goes along;
     /// returns how many messages it gets that were held because the session could not take them.
     pub fn adopt(&mut self, id: ConnectionId, link: Arc<Link>, trusted: bool) -> u64 {
+        let received = self.may_receive(&self.connections[id]);
         let connection = &mut self.connections[id];
         for (message, until) in connection.link.reclaim_mail() {
             link.post(Mail::promised(message, until));
@@ -363,7 +382,12 @@ impl Registry {
         self.trusted += u64::from(trusted && !connection.trusted);
         connection.trusted |= trusted;
         match connection.kind {
-            Kind::Keyed(key) => self.hand_over(key, id),
+            Kind::Keyed(key) => {
+                if !received {
+                    self.note_receiver(key, id);
+                }
+                self.hand_over(key, id)
+            }
             Kind::Keyless | Kind::Transit => 0,
         }
     }
@@ -474,6 +498,7 @@ impl Registry {
         if let Kind::Keyed(key) = self.connections[id].kind {
             self.reclaim(key, id);
         }
+        let receives = self.may_receive(&self.connections[id]);
         let connection = self.connections.remove(id);
         self.trusted -= u64::from(connection.trusted);
         self.leaving -= u64::from(connection.leaving.is_some());
@@ -488,6 +513,7 @@ impl Registry {
                 match connection.leaving {
                     Some(Leaving { told: true, .. }) => {
                         entry.state.close(End::Evicted);
+                        entry.away_receivers += u32::from(receives);
                         self.loose.insert(key);
                     }
                     Some(Leaving { told: false, .. }) => {
@@ -597,6 +623,8 @@ impl Registry {
             state,
             connections: SmallVec::new(),
             expected: 0,
+            expected_receivers: 0,
+            away_receivers: 0,
             busy: 0,
         });
         self.ids.insert(Arc::clone(&key), id);
@@ -616,7 +644,10 @@ impl Registry {
         let entry = &mut self.keys[id];
         self.changes.one(&entry.key);
         let settled = entry.state.settle(version, moving);
-        let awaited = (moving && entry.expected > 0) || entry.busy > 0;
+        if entry.state.away() == 0 {
+            entry.away_receivers = 0;
+        }
+        let awaited = (moving && entry.is_expecting()) || entry.busy > 0;
         if settled || awaited || self.held_messages.has(id) || self.cut_overs.has(id) {
             return;
         }
@@ -625,6 +656,13 @@ impl Registry {
         self.moved.remove(&(self.hashes[id], id));
         self.loose.remove(&id);
         self.pins.forget(id);
+    }
+
+    /// A connection of a key has come. If it may get messages, one less that may is expected.
+    fn note_receiver(&mut self, key: KeyId, id: ConnectionId) {
+        let receives = self.may_receive(&self.connections[id]);
+        let entry = &mut self.keys[key];
+        entry.expected_receivers = entry.expected_receivers.saturating_sub(receives.into());
     }
 
     fn note_moved(&mut self, id: KeyId) {

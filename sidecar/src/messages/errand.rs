@@ -22,6 +22,10 @@ impl Errand {
         let kind = kind_name(self.kind);
         match self.role {
             Role::Owner { away, left } => format!("kind={kind}&role=owner&away={away}&left={}", left.as_millis()),
+            // For whoever does not know the difference it is the owner.
+            Role::Successor { away, left } => {
+                format!("kind={kind}&role=owner&away={away}&left={}&held=true", left.as_millis())
+            }
             Role::Fallback { left } => format!("kind={kind}&role=fallback&left={}", left.as_millis()),
             Role::Previous => format!("kind={kind}&role=previous"),
             Role::Heir { away, left } => format!("kind={kind}&role=heir&away={away}&left={}", left.as_millis()),
@@ -35,6 +39,7 @@ impl Errand {
         let left = || Some(Duration::from_millis(value("left")?.parse().ok()?).min(HOLD));
         let away = || value("away")?.parse().ok();
         let role = match value("role")? {
+            "owner" if value("held") == Some("true") => Role::Successor { away: away()?, left: left()? },
             "owner" => Role::Owner { away: away()?, left: left()? },
             "fallback" => Role::Fallback { left: left()? },
             "previous" => Role::Previous,
@@ -73,10 +78,11 @@ mod tests {
         let left = Duration::from_millis(19_500);
         for role in [
             Role::Owner { away: 3, left },
+            Role::Successor { away: 3, left },
             Role::Fallback { left },
             Role::Previous,
             Role::Hearer,
-            Role::Heir { away: 1, left },
+            Role::Heir { away: 3, left },
         ] {
             for kind in [MessageKind::Text, MessageKind::Binary] {
                 let errand = Errand { kind, role };

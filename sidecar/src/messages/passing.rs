@@ -50,7 +50,7 @@ async fn pass_on(sidecar: Arc<Sidecar>, misplaced: Misplaced) {
     let mut messages = messages.into_iter();
     let mut left: Vec<HeldMessage> = Vec::new();
     for held in messages.by_ref() {
-        let role = Role::Owner { away: held.awaited, left: held.until.saturating_duration_since(Instant::now()) };
+        let role = Role::Successor { away: held.awaited, left: held.until.saturating_duration_since(Instant::now()) };
         match sidecar.peers.deliver(&owner, &key, &held.message, role).await {
             Ok(answer) if answer.owner.is_none() || answer.written > 0 => {}
             // It may have it: rather lost than doubled.

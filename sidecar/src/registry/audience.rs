@@ -90,7 +90,7 @@ impl Registry {
     /// Whether a key has connections here that may get messages, or is to get back some that it had.
     pub(super) fn has_audience(&self, id: KeyId) -> bool {
         let entry = &self.keys[id];
-        let on_their_way = entry.expected > 0 || entry.state.away() > 0;
+        let on_their_way = entry.expected_receivers > 0 || entry.away_receivers > 0;
         on_their_way
             || self.cut_overs.has(id)
             || entry.connections.iter().any(|id| self.may_receive(&self.connections[*id]))
@@ -99,10 +99,12 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use ring::claim::Arrival;
+    use ring::claim::{Arrival, Released};
 
+    use super::super::Admission;
     use super::super::tests::{holding, placement};
     use super::*;
+    use crate::relay::Link;
 
     #[test]
     fn keys_that_come_and_go_while_nobody_asks_are_not_remembered_without_end() {
@@ -117,5 +119,20 @@ mod tests {
         assert_eq!(registry.audience(), Audience::All(HashSet::new()), "nobody may receive: all were looked at");
         registry.remove(held[0].1);
         assert_eq!(registry.audience(), Audience::Some(vec![(held[0].0.as_str().into(), false)]));
+    }
+
+    #[test]
+    fn a_key_is_heard_for_those_on_their_way_that_may_get_messages_whoever_else_has_come() {
+        let (mut registry, _) = holding(0);
+        registry.place(&placement(2, &["a"], &[(1, &["b"])]));
+        let proof = Released(registry.view().version());
+        for (key, receivers) in [("ann", 1), ("bob", 0)] {
+            registry.expect(key, 1, receivers);
+            let Admission::Seated(seat) = registry.enter(key, Arrival::Owner, Some(&proof)) else {
+                panic!("{key} is ours")
+            };
+            registry.register(&seat, Arc::new(Link::new()), false);
+        }
+        assert_eq!(registry.whole_audience(), Audience::All(HashSet::from(["ann".into()])));
     }
 }

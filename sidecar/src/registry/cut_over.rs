@@ -212,9 +212,10 @@ impl Registry {
             let heard = self.has_audience(id);
             let entry = &mut self.keys[id];
             let away = entry.state.tell_away() + std::mem::take(&mut entry.expected);
-            if away > 0 {
+            let receivers = std::mem::take(&mut entry.away_receivers) + std::mem::take(&mut entry.expected_receivers);
+            if away > 0 || receivers > 0 {
                 let marker = marker().filter(|marker| heard && self.cut_overs.give(id, &owner, marker, now));
-                all.entry(owner).or_default().push(Returning { key: (*key).into(), away, marker });
+                all.entry(owner).or_default().push(Returning { key: (*key).into(), away, receivers, marker });
             }
             self.forget_if_empty(id);
         }
@@ -223,9 +224,9 @@ impl Registry {
 
     /// Learns which connections are on their way here. Those of keys that are not ours are left out.
     pub fn hear_returns(&mut self, keys: Vec<Returning>, now: Instant) {
-        for Returning { key, away, marker } in keys {
+        for Returning { key, away, receivers, marker } in keys {
             if self.view.standing(&key).is_some_and(|standing| standing.mine) {
-                self.expect(&key, away);
+                self.expect(&key, away, receivers);
                 if let Some(marker) = marker {
                     self.take_over(&key, marker, now);
                 }
@@ -236,11 +237,11 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use ring::Version;
     use ring::claim::ClaimAnswer;
     use ring::notice::MessageKind;
-    use ring::settings::Settings;
+    use ring::settings::{Messages, Settings};
     use ring::wire::{Claim, ClaimReply};
+    use ring::{Placement, Version};
 
     use super::super::tests::{holding, placement};
     use super::super::{Audience, Role};
@@ -249,7 +250,8 @@ mod tests {
     use crate::view::View;
 
     const KEY: &str = "user-0";
-    const PASSED_ON: ClaimReply = ClaimReply { answer: ClaimAnswer::Released { away: 1 }, passes_on: true };
+    const PASSED_ON: ClaimReply =
+        ClaimReply { answer: ClaimAnswer::Released { away: 1, receivers: Some(1) }, passes_on: true };
 
     fn peer(uid: &str) -> Peer {
         Peer { uid: uid.into(), address: format!("{uid}:1") }
@@ -269,7 +271,7 @@ mod tests {
     fn giving(now: Instant) -> Registry {
         let (mut registry, held) = holding(1);
         registry.place(&placement(2, &["b"], &[(1, &["a"])]));
-        registry.expect(KEY, 1);
+        registry.expect(KEY, 1, 1);
         registry.remove(held[0].1);
         assert_eq!(registry.claim(&claim(2, "b", "one"), true, now), Some(PASSED_ON));
         registry
@@ -280,7 +282,7 @@ mod tests {
         let (mut registry, held) = holding(1);
         registry.remove(held[0].1);
         registry.place(&placement(2, &["a"], &[(1, &["b"])]));
-        registry.expect(KEY, 1);
+        registry.expect(KEY, 1, 1);
         registry.take_over(KEY, "one".into(), now);
         registry
     }
@@ -353,7 +355,7 @@ mod tests {
     fn whoever_claims_again_is_passed_to_until_its_new_marker_and_nobody_else_is() {
         let now = Instant::now();
         let mut registry = giving(now);
-        let again = ClaimReply { answer: ClaimAnswer::Released { away: 0 }, passes_on: true };
+        let again = ClaimReply { answer: ClaimAnswer::Released { away: 0, receivers: Some(0) }, passes_on: true };
         assert_eq!(registry.claim(&claim(2, "b", "two"), true, now), Some(again.clone()));
         assert_eq!(registry.hear(KEY, &marker("one")), Heard::Nothing);
         registry.place(&placement(3, &["c"], &[(2, &["b"]), (1, &["a"])]));
@@ -368,7 +370,7 @@ mod tests {
         for (listens, marker) in [(false, Some("one".into())), (true, None)] {
             let (mut registry, held) = holding(1);
             registry.place(&placement(2, &["b"], &[(1, &["a"])]));
-            registry.expect(KEY, 1);
+            registry.expect(KEY, 1, 1);
             registry.remove(held[0].1);
             let reply = registry.claim(&Claim { marker, ..claim(2, "b", "") }, listens, now);
             assert_eq!(reply, Some(ClaimReply { passes_on: false, ..PASSED_ON }));
@@ -379,7 +381,9 @@ mod tests {
     fn a_sidecar_that_ends_tells_who_is_on_its_way_and_passes_on_what_comes() {
         let now = Instant::now();
         let (mut last, held) = holding(2);
-        let two = placement(2, &["b"], &[(1, &["a"])]);
+        let settings = Settings { messages: Messages { allow_unverified: true }, ..Settings::default() };
+        let two = Placement { settings, ..placement(2, &["b"], &[(1, &["a"])]).placement().clone() };
+        let two = two.compile().map(Arc::new).unwrap();
         last.place(&two);
         while last.evict_next(|_| true) > 0 {}
         for (_, id) in &held {
@@ -389,7 +393,7 @@ mod tests {
         let mut told = last.tell_returns(|| Some("one".into()), now);
         let mut keys = told.remove(&peer("b")).unwrap();
         keys.sort_by(|one, other| one.key.cmp(&other.key));
-        let returning = |key: &str| Returning { key: key.into(), away: 1, marker: Some("one".into()) };
+        let returning = |key: &str| Returning { key: key.into(), away: 1, receivers: 1, marker: Some("one".into()) };
         assert_eq!((keys.clone(), told.len()), (vec![returning(KEY), returning("user-1")], 0));
         assert_eq!((last.giving_to(KEY), last.tell_returns(|| None, now).len()), (Some(peer("b")), 0));
 

@@ -26,6 +26,13 @@ pub enum Role {
         /// For how long the message is worth holding.
         left: Duration,
     },
+    /// As the key's owner, by one that has held the message so far: there it is counted as held.
+    Successor {
+        /// How many connections it was held for.
+        away: u32,
+        /// For how long the message is worth holding.
+        left: Duration,
+    },
     /// In place of an owner that cannot be reached.
     Fallback {
         /// For how long the message is worth holding.
@@ -96,9 +103,11 @@ impl Registry {
         }
         let away = match role {
             Role::Hearer if mine => Some((0, HOLD)),
-            Role::Owner { away, left } | Role::Heir { away, left } if mine => Some((away, left)),
+            Role::Owner { away, left } | Role::Successor { away, left } | Role::Heir { away, left } if mine => {
+                Some((away, left))
+            }
             Role::Fallback { left } => Some((0, left)),
-            Role::Owner { .. } | Role::Heir { .. } | Role::Hearer | Role::Previous => None,
+            Role::Owner { .. } | Role::Successor { .. } | Role::Heir { .. } | Role::Hearer | Role::Previous => None,
         };
         let Some((away, left)) = away else {
             let mut posted = self.post_moved(id, message);
@@ -109,8 +118,9 @@ impl Registry {
         };
         let here = id.map(|id| self.here(id)).unwrap_or_default();
         let entry = id.map(|id| &self.keys[id]);
-        let expected = entry.map_or(0, |entry| entry.expected);
-        let claimed = expected > 0 || entry.is_some_and(|entry| !entry.connections.is_empty());
+        let expected = entry.map_or(0, |entry| entry.expected_receivers);
+        // Whoever else came under this key says nothing of its client.
+        let claimed = entry.is_some_and(|entry| entry.is_expecting() || self.receivers(&entry.connections) > 0);
         if claimed && matches!(role, Role::Heir { .. }) && !id.is_some_and(|id| self.cut_overs.takes(id)) {
             return Posted::default();
         }
@@ -144,8 +154,7 @@ impl Registry {
         let away = here.away + here.told;
         if away > 0 && self.view.settings().unit == Unit::Key {
             // The others of the key are told in a moment, too: all of them get it where they arrive.
-            let staying = u32::try_from(here.staying.len()).unwrap_or(u32::MAX);
-            return Posted { away: away + staying, ..Posted::default() };
+            return Posted { away: away + self.receivers(&here.staying), ..Posted::default() };
         }
         Posted { receipts: self.write(&here.staying, message), away, ..Posted::default() }
     }
@@ -175,22 +184,29 @@ impl Registry {
         let entry = &self.keys[id];
         let (told, staying): (Vec<_>, _) =
             entry.connections.iter().copied().partition(|id| self.connections[*id].is_told());
-        Here { away: entry.state.away() + entry.expected, told: u32::try_from(told.len()).unwrap_or(u32::MAX), staying }
+        Here { away: entry.away_receivers + entry.expected_receivers, told: self.receivers(&told), staying }
     }
 
-    /// Gives a connection that has just arrived what is held for it; returns how many messages these were. It waits for
+    /// How many of these connections may get messages.
+    fn receivers(&self, connections: &[ConnectionId]) -> u32 {
+        let receivers = connections.iter().filter(|id| self.may_receive(&self.connections[**id]));
+        u32::try_from(receivers.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Gives a connection that has just arrived what is held for it; returns how many messages it has taken. They wait for
     /// one that takes messages: a session that polls takes none until it has a WebSocket.
     pub(super) fn hand_over(&mut self, key: KeyId, id: ConnectionId) -> u64 {
         let connection = &self.connections[id];
         if !self.may_receive(connection) || connection.link.takes_no_mail() {
             return 0;
         }
-        let due = self.held_messages.arrive(key);
-        for held in &due {
-            let refused = self.connections[id].link.post(Mail::promised(held.message.clone(), held.until));
+        let mut taken = 0;
+        for held in self.held_messages.arrive(key) {
+            let refused = self.connections[id].link.post(Mail::promised(held.message, held.until));
+            taken += u64::from(refused.is_none());
             self.keep_again(key, refused);
         }
-        due.len() as u64
+        taken
     }
 
     /// Holds what was promised to a connection that has gone before it was written.
@@ -289,9 +305,9 @@ impl Registry {
 /// The connections of a key, as far as this sidecar knows of them.
 #[derive(Debug, Default)]
 struct Here {
-    /// Told to go, and gone: from here, or from a previous owner on their way here.
+    /// Told to go, and gone: from here, or from a previous owner on their way here. Only those that may get messages.
     away: u32,
-    /// Told to go.
+    /// Told to go, and may get messages.
     told: u32,
     staying: Vec<ConnectionId>,
 }
@@ -304,9 +320,10 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use ring::claim::{Arrival, Released};
+    use ring::claim::{Arrival, ClaimAnswer, Released};
     use ring::notice::MessageKind;
     use ring::settings::{Messages, Settings};
+    use ring::wire::Claim;
     use ring::{Placement, Version};
 
     use super::super::Admission;
@@ -323,7 +340,10 @@ mod tests {
 
     /// The sidecar `a`, which owns every key since it came back to it from `b`, in a pool that trusts everybody.
     fn owning() -> Registry {
-        let messages = Messages { allow_unverified: true };
+        owning_in(Messages { allow_unverified: true })
+    }
+
+    fn owning_in(messages: Messages) -> Registry {
         let settings = Settings { messages, ..Settings::default() };
         let it = placement(2, &["a"], &[(1, &["b"])]);
         let mut registry =
@@ -333,11 +353,15 @@ mod tests {
     }
 
     fn enter(registry: &mut Registry, link: Arc<Link>) -> ConnectionId {
+        enter_as(registry, link, false)
+    }
+
+    fn enter_as(registry: &mut Registry, link: Arc<Link>, trusted: bool) -> ConnectionId {
         let released = Released(Version { term: 1, epoch: 2 });
         let Admission::Seated(seat) = registry.enter("ann", Arrival::Owner, Some(&released)) else {
             panic!("it is ours")
         };
-        registry.register(&seat, link, false).0
+        registry.register(&seat, link, trusted).0
     }
 
     #[test]
@@ -346,10 +370,26 @@ mod tests {
         let (now, large) = (Instant::now(), message(&"x".repeat(200_000)));
         registry.post("ann", &large, Role::Owner { away: 1, left: LEFT }, now);
         let id = enter(&mut registry, Arc::new(Link::new()));
-        registry.expect("ann", 1);
+        registry.expect("ann", 1, 1);
         assert_eq!(registry.post("ann", &large, Role::Owner { away: 0, left: LEFT }, now).held, 1);
         registry.remove(id);
         assert_eq!((registry.expire_held(now), registry.take_unkept(), registry.take_unkept()), (0, 1, 0));
+    }
+
+    #[test]
+    fn what_an_arriving_connection_has_no_room_for_has_not_returned() {
+        let mut registry = owning();
+        let (now, large) = (Instant::now(), message(&"x".repeat(200_000)));
+        registry.post("ann", &large, Role::Owner { away: 1, left: LEFT }, now);
+        let polling = Arc::new(Link::new());
+        polling.shut_mailbox(Fate::Unable);
+        let id = enter(&mut registry, polling);
+        let busy = Arc::new(Link::new());
+        let (other, _receipt) = Mail::awaited(large);
+        busy.post(other);
+        assert_eq!((registry.adopt(id, busy, false), registry.held_messages().0), (0, 1));
+        let next = Arc::new(Link::new());
+        assert_eq!((registry.adopt(id, next, false), registry.held_messages().0), (1, 0));
     }
 
     #[test]
@@ -367,6 +407,73 @@ mod tests {
         let Misplaced { key, .. } = registry.misplaced().remove(0);
         registry.settle_held(&key, 1, Vec::new());
         assert_eq!((registry.promised_messages(), registry.ids.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_for_a_client_on_its_way_is_held_whoever_comes_under_its_key() {
+        let mut registry = owning_in(Messages::default());
+        let (now, role) = (Instant::now(), Role::Owner { away: 0, left: LEFT });
+        registry.expect("ann", 1, 1);
+        let stranger = enter_as(&mut registry, Arc::new(Link::new()), false);
+        assert_eq!(registry.totals().returned, 1, "it counts for the brake");
+        assert_eq!(registry.post("ann", &message("one"), role, now).held, 1);
+        registry.remove(stranger);
+        assert_eq!(registry.post("ann", &message("two"), role, now).held, 1);
+        let ann = Arc::new(Link::new());
+        enter_as(&mut registry, Arc::clone(&ann), true);
+        assert_eq!((registry.totals().returned, registry.held_messages().0), (1, 0));
+        let mail = ann.reclaim_mail().into_iter().map(|(message, _)| message);
+        assert_eq!(mail.collect::<Vec<_>>(), [message("one"), message("two")]);
+        let posted = registry.post("ann", &message("three"), role, now);
+        assert_eq!((posted.held, posted.receipts.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_strangers_connection_does_not_answer_for_the_keys_others() {
+        let mut registry = owning_in(Messages::default());
+        enter_as(&mut registry, Arc::new(Link::new()), false);
+        let posted = registry.post("ann", &message("one"), Role::Owner { away: 1, left: LEFT }, Instant::now());
+        assert_eq!(posted.held, 1);
+    }
+
+    #[test]
+    fn nothing_is_held_for_connections_that_may_not_get_it() {
+        let mut registry = owning_in(Messages::default());
+        let (now, owner) = (Instant::now(), Role::Owner { away: 0, left: LEFT });
+        let ids = [true, false].map(|trusted| enter_as(&mut registry, Arc::new(Link::new()), trusted));
+        registry.place(&placement(3, &["b"], &[(2, &["a"])]));
+        assert_eq!(registry.evict_next(|_| true), 2);
+        let hears = |registry: &mut Registry| registry.post("ann", &message("one"), Role::Previous, now).away;
+        for id in ids {
+            registry.confirm(id).expect("it is told");
+            assert_eq!(hears(&mut registry), 1);
+        }
+        for id in ids {
+            registry.remove(id);
+            assert_eq!(hears(&mut registry), 1);
+        }
+        let version = Version { term: 1, epoch: 3 };
+        let claimant = Peer { uid: "b".into(), address: "b:1".into() };
+        let claim = Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, marker: None };
+        let released = ClaimAnswer::Released { away: 2, receivers: Some(1) };
+        assert_eq!(registry.claim(&claim, false, now).map(|reply| reply.answer), Some(released));
+        assert_eq!(hears(&mut registry), 0);
+        // Of a key whose last connection that may get messages has come, nothing is held for the other.
+        let mut registry = owning_in(Messages::default());
+        registry.expect("ann", 2, 1);
+        enter_as(&mut registry, Arc::new(Link::new()), true);
+        assert_eq!(registry.post("ann", &message("one"), owner, now).held, 0);
+    }
+
+    #[test]
+    fn a_session_is_expected_until_it_may_get_messages() {
+        let mut registry = owning_in(Messages::default());
+        let (now, role) = (Instant::now(), Role::Owner { away: 0, left: LEFT });
+        registry.expect("ann", 1, 1);
+        let id = enter_as(&mut registry, Arc::new(Link::new()), false);
+        assert_eq!(registry.post("ann", &message("one"), role, now).held, 1);
+        assert_eq!(registry.adopt(id, Arc::new(Link::new()), true), 1);
+        assert_eq!(registry.post("ann", &message("two"), role, now).held, 0);
     }
 
     #[test]

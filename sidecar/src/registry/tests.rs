@@ -123,15 +123,15 @@ fn what_was_evicted_is_told_to_the_claimant_once_it_is_released() {
     assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Leaving));
     registry.confirm(id).unwrap();
     registry.remove(id);
-    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 1 }));
-    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 0 }));
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 1, receivers: Some(0) }));
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 0, receivers: Some(0) }));
 }
 
 #[test]
 fn whoever_claims_a_key_learns_of_connections_that_have_not_arrived_from_its_owner_before() {
     let mut registry = Registry::new(View::new(peer("a"), Settings::default()));
     registry.place(&placement(2, &["a"], &[(1, &["b"])]));
-    registry.expect("ann", 2);
+    registry.expect("ann", 2, 2);
     registry.place(&placement(3, &["c"], &[(2, &["a"]), (1, &["b"])]));
     let message = Message::new(ring::notice::MessageKind::Text, b"hello").unwrap();
     let now = std::time::Instant::now();
@@ -139,8 +139,8 @@ fn whoever_claims_a_key_learns_of_connections_that_have_not_arrived_from_its_own
     let version = Version { term: 1, epoch: 3 };
     let (key, pool_uid, claimant) = ("ann".into(), "pool".into(), peer("c"));
     let claim = Claim { key, version, pool_uid, claimant, wait_ms: 0, marker: None };
-    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 2 }));
-    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 0 }));
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 2, receivers: Some(2) }));
+    assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 0, receivers: Some(0) }));
     assert_eq!(registry.post("ann", &message, Role::Previous, now).away, 0);
 }
 
@@ -153,7 +153,7 @@ fn returns_are_counted_against_what_the_previous_owner_evicted() {
     let key =
         (0..1000).map(|n| format!("user-{n}")).find(|k| two.ring().owner(two.hash(k)) == Some(SlotId(1))).unwrap();
     assert_eq!(registry.enter(&key, Arrival::Owner, None), Admission::Claim(vec![peer("a")]));
-    registry.expect(&key, 1);
+    registry.expect(&key, 1, 1);
     for _ in 0..2 {
         let Admission::Seated(seat) = registry.enter(&key, Arrival::Owner, Some(&version)) else { panic!("released") };
         registry.register(&seat, Arc::new(Link::new()), false);

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
+use harness::frames::{frame, opcode};
 use harness::http::{Answer, Http, refused};
-use harness::{Client, Crowd, Wire, until};
+use harness::{Backend, Client, Crowd, Plan, Sidecar, Wire, until};
 use http::Method;
+use ring::settings::{Messages, Settings};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -112,4 +114,79 @@ async fn a_client_that_does_not_read_costs_bounded_memory_and_holds_up_nobody_el
     // 80 MB were sent to it.
     assert!(after < before + 40 * 1024 * 1024, "{before} bytes before, {after} after");
     assert!(served > 10, "only {served} messages of another key got past those of the slow client");
+}
+
+/// Both ends of a new connection of a key at `b`, whose app is in the middle of a message: those of ours wait for its end.
+async fn in_a_message(app: &Backend, b: &Sidecar, key: &str) -> (Wire, Wire) {
+    let mut client = Wire::dial(b.listen).await;
+    client.send(harness::wire::HANDSHAKE.replace("ann", key)).await;
+    let mut server = app.accept().await;
+    server.head().await;
+    server.send(harness::wire::SWITCHING).await;
+    client.head().await;
+    let begun = frame(false, opcode::TEXT, b"begun", false);
+    server.send(&begun).await;
+    assert_eq!(client.exactly(begun.len()).await, begun);
+    (client, server)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_wait_for_their_clients_hold_up_none_for_other_keys_of_that_server() {
+    /// As many are given to one peer at a time.
+    const AT_ONCE: usize = 256;
+    const WAITING: usize = 300;
+    let app = Backend::start().await;
+    let messages = Messages { allow_unverified: true };
+    let plan = Plan::with(Settings { messages, ..Settings::default() });
+    let mut pool = Pool { plan, sidecars: Vec::new(), _apps: Vec::new() };
+    for name in ["a", "b"] {
+        let sidecar = Sidecar::named(name).with_file("--peer-keys", "peers", "secret-between-sidecars");
+        pool.sidecars.push(sidecar.upstream(app.address).with_api().start().await);
+    }
+    pool.give(&[0, 1]).await;
+    let [a, b] = [&pool.sidecars[0], &pool.sidecars[1]];
+    let mut keys = pool.plan.keys_of(b, WAITING + 1);
+    let other = keys.pop().expect("a key");
+    let mut waiting = Vec::new();
+    for key in &keys {
+        waiting.push(in_a_message(&app, b, key).await);
+    }
+    let (mut client, mut server) = in_a_message(&app, b, &other).await;
+    let end = frame(true, opcode::CONTINUATION, b"", false);
+    server.send(&end).await;
+    assert_eq!(client.exactly(end.len()).await, end);
+
+    let (http, api) = (Http::default(), a.api.expect("an API"));
+    let held = b.metric("wspool_tasks").await;
+    let senders: Vec<_> = keys
+        .iter()
+        .cloned()
+        .map(|key| {
+            let http = http.clone();
+            tokio::spawn(async move {
+                let (text, path) = ([("content-type", "text/plain")], format!("/v1/keys/{key}/messages"));
+                http.send_with(&text, Method::POST, api, &path, "waits").await.expect("an answer")
+            })
+        })
+        .collect();
+    until("more are at b than it is given at a time", async || match b.metric("wspool_tasks").await - held {
+        asked if asked > AT_ONCE as u64 => Ok(()),
+        asked => Err(format!("{asked} are")),
+    })
+    .await;
+    happened(&a.send_to(&other, "hello").await, 1, 0);
+    let unanswered = senders.iter().filter(|sender| !sender.is_finished()).count();
+    assert!(unanswered > AT_ONCE, "the other key's message came only when {unanswered} waited still");
+    let hello = harness::frames::plain(opcode::TEXT, b"hello");
+    assert_eq!(client.exactly(hello.len()).await, hello);
+    // Each sender learns what became of its message at last.
+    for (_, server) in &mut waiting {
+        server.send(&end).await;
+    }
+    for sender in senders {
+        let said: Value = sender.await.expect("an answer").json().expect("what happened");
+        let once =
+            [serde_json::json!({"written": 1, "held": 0}), serde_json::json!({"written": 0, "held": 0, "dropped": 1})];
+        assert!(once.contains(&said), "{said}");
+    }
 }

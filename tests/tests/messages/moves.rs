@@ -156,6 +156,10 @@ async fn a_message_for_a_client_that_is_away_is_held_until_it_returns() {
     assert_eq!(heard, ["one", "two", "three"].map(Message::text));
     happened(&pool.sidecars[1].send_to(&key, "after").await, 1, 0);
     assert_eq!(client.hear().await, Message::text("after"));
+    for (outcome, messages) in [("held", 3), ("returned", 3), ("written", 2)] {
+        let counted = pool.metric(&format!("wspool_messages_total{{outcome=\"{outcome}\"}}")).await;
+        assert_eq!(counted, messages, "{outcome}");
+    }
 }
 
 #[tokio::test]

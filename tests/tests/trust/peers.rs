@@ -255,7 +255,7 @@ async fn a_peer_claims_a_key_and_tells_of_a_drain_and_each_proof_holds_once() {
     let claim = scene.claim(&key).signed(&member);
     let changed = Letter { body: claim.body.replace(&key, "another"), ..claim.clone() };
     let answer: ClaimAnswer<Peer> = claim.ask(&scene.a).await.json().expect("an answer");
-    assert_eq!(answer, ClaimAnswer::Released { away: 0 });
+    assert_eq!(answer, ClaimAnswer::Released { away: 0, receivers: Some(0) });
     refused(&claim.ask(&scene.a).await, 403, "not-a-peer", "a replay");
     let (status, _) = Client::refusal(scene.a.listen, &key).await;
     assert_eq!(status, 503, "the key is promised to a placement that nobody has yet");
