@@ -141,6 +141,18 @@ pub async fn cluster(size: u16) -> Vec<Redis> {
     servers
 }
 
+/// Moves the slot of a channel, with all that is in it, to another server of a cluster.
+pub async fn move_channel(servers: &[Redis], channel: &str, to: &Redis) {
+    let target = to.client().await;
+    let slot = command(&target, &["CLUSTER", "KEYSLOT", channel]).await;
+    let id = command(&target, &["CLUSTER", "MYID"]).await;
+    // The target first: it knows then that the slot is its own.
+    command(&target, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]).await;
+    for server in servers.iter().filter(|server| server.address != to.address) {
+        command(&server.client().await, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]).await;
+    }
+}
+
 async fn command(client: &Client, words: &[&str]) -> String {
     let command = CustomCommand::new(words[0].to_owned(), ClusterHash::Random, false);
     let arguments: Vec<String> = words[1..].iter().map(|&word| word.to_owned()).collect();

@@ -1,14 +1,16 @@
 //! Hearing what is published for the keys that have connections here.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _};
+use fred::interfaces::{ClientLike as _, ClusterInterface as _, EventInterface as _, PubsubInterface as _};
 use fred::types::Message as Publication;
+use fred::types::cluster::ClusterRouting;
 use fred::types::config::Server;
 use futures_util::future::try_join_all;
 use ring::notice::MessageKind;
@@ -44,7 +46,7 @@ pub(super) async fn run(sidecar: &Arc<Sidecar>, target: &Target, client: &Client
         connect(sidecar, client),
         hear(sidecar, target, messages),
         lament(sidecar, errors),
-        Subscriptions { sidecar, target, client, present: HashSet::new() }.keep(&changed, connected)
+        Subscriptions { sidecar, target, client, present: HashSet::new(), shards: None }.keep(&changed, connected)
     );
 }
 
@@ -130,19 +132,43 @@ fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: &Publication) {
     });
 }
 
+/// Which server of a cluster has which hash slots. Servers go by their ids: their own names they need not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shards(Vec<(RangeInclusive<u16>, String)>);
+
+impl Shards {
+    async fn ask(client: &Client) -> Result<Self, Error> {
+        let routing = ClusterRouting::from_cluster_slots(client.cluster_slots().await?, "")?;
+        Ok(Self(routing.slots().iter().map(|range| (range.start..=range.end, range.id.to_string())).collect()))
+    }
+
+    /// The server of a channel.
+    fn of(&self, channel: &str) -> Option<&str> {
+        let slot = ClusterRouting::hash_key(channel.as_bytes());
+        let range = self.0.partition_point(|(slots, _)| *slots.end() < slot);
+        self.0.get(range).filter(|(slots, _)| slots.contains(&slot)).map(|(_, server)| server.as_str())
+    }
+}
+
 /// The channels that Redis knows we listen to.
 struct Subscriptions<'a> {
     sidecar: &'a Arc<Sidecar>,
     target: &'a Target,
     client: &'a Client,
     present: HashSet<String>,
+    /// In a cluster: where each channel was when this was last asked, and when that was.
+    shards: Option<(Shards, Instant)>,
 }
 
 impl Subscriptions<'_> {
     async fn keep(mut self, changed: &Notify, mut connected: Receiver<Server>) {
         let mut whole = true;
         loop {
-            match self.follow(whole).await {
+            let followed = match self.look_at_shards().await {
+                Ok(moved) => self.follow(whole || moved).await,
+                Err(error) => Err(error),
+            };
+            match followed {
                 Ok(()) => {
                     whole = false;
                     self.sidecar.redis.fares(Some(RedisHealth::Up));
@@ -173,6 +199,21 @@ impl Subscriptions<'_> {
         if !known {
             self.sidecar.redis.fares(Some(RedisHealth::Down(error.details().to_owned())));
         }
+    }
+
+    /// Looks for channels that have gone to other shards, which forget who listened to them; says whether there are any.
+    async fn look_at_shards(&mut self) -> Result<bool, Error> {
+        let lately = self.shards.as_ref().is_some_and(|(_, asked)| asked.elapsed() < ASK);
+        if !self.client.is_clustered() || lately {
+            return Ok(false);
+        }
+        let shards = Shards::ask(self.client).await?;
+        let before = self.shards.replace((shards.clone(), Instant::now()));
+        let Some((before, _)) = before.filter(|(before, _)| *before != shards) else { return Ok(false) };
+        self.client.sync_cluster().await?;
+        let listened = self.present.len();
+        self.present.retain(|channel| before.of(channel) == shards.of(channel));
+        Ok(self.present.len() < listened)
     }
 
     /// Subscribes to what has got an audience, and from what has lost it.

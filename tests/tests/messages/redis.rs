@@ -57,20 +57,20 @@ fn channel(key: &str) -> String {
 }
 
 /// What each publisher has sent to each key, in order.
-async fn publish_all(redis: &Redis, phase: &str, keys: usize, count: usize) -> BTreeMap<String, Vec<Vec<String>>> {
-    publish_while(redis, phase, keys, move |sent| sent < count / PUBLISHERS).await
+async fn publish_all(url: &str, phase: &str, keys: usize, count: usize) -> BTreeMap<String, Vec<Vec<String>>> {
+    publish_while(url, phase, keys, move |sent| sent < count / PUBLISHERS).await
 }
 
 /// The same, for as long as each publisher that has sent so many goes on.
 async fn publish_while(
-    redis: &Redis,
+    url: &str,
     phase: &str,
     keys: usize,
     more: impl Fn(usize) -> bool + Clone + Send + Sync + 'static,
 ) -> BTreeMap<String, Vec<Vec<String>>> {
     let mut tasks = JoinSet::new();
     for publisher in 0..PUBLISHERS {
-        let (client, phase, more) = (redis.client().await, phase.to_owned(), more.clone());
+        let (client, phase, more) = (redis::client(url, None).await, phase.to_owned(), more.clone());
         tasks.spawn(async move {
             let mut sent: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for _ in (0..).take_while(|sent| more(*sent)) {
@@ -98,17 +98,18 @@ async fn publish_while(
 async fn what_is_published_for_a_thousand_keys_arrives_once_and_in_order_before_during_and_after_a_scale_up() {
     const KEYS: usize = 1_000;
     let redis = Redis::start().await;
+    let url = redis.url();
     let mut pool = pool(&redis, &["a", "b", "c"], 2).await;
     let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
     let mut crowd = Crowd::default();
     crowd.join_users(KEYS, &entries).await;
     listens(&pool, KEYS + 3).await;
-    let mut sent = publish_all(&redis, "before", KEYS, 2_000).await;
+    let mut sent = publish_all(&url, "before", KEYS, 2_000).await;
     heard_exactly(&crowd, &sent).await;
     pool.give(&[0, 1, 2]).await;
     let [a, b] = [&pool.sidecars[0], &pool.sidecars[1]];
     let moving = async { pool.plan.move_all(&[a, b], 20).await };
-    let (during, ()) = tokio::join!(publish_all(&redis, "during", KEYS, 4_000), moving);
+    let (during, ()) = tokio::join!(publish_all(&url, "during", KEYS, 4_000), moving);
     crowd.at_home(|key| pool.plan.owner(key)).await;
     assert!(crowd.breaks() > 200, "a third of the keys has moved");
     listens(&pool, KEYS + 3).await;
@@ -116,7 +117,7 @@ async fn what_is_published_for_a_thousand_keys_arrives_once_and_in_order_before_
         sent.entry(key).or_default().extend(texts);
     }
     heard_exactly(&crowd, &sent).await;
-    for (key, texts) in publish_all(&redis, "after", KEYS, 2_000).await {
+    for (key, texts) in publish_all(&url, "after", KEYS, 2_000).await {
         sent.entry(key).or_default().extend(texts);
     }
     heard_exactly(&crowd, &sent).await;
@@ -126,6 +127,7 @@ async fn what_is_published_for_a_thousand_keys_arrives_once_and_in_order_before_
 async fn what_is_published_for_keys_that_move_on_as_they_arrive_arrives_once_and_in_order() {
     const KEYS: usize = 200;
     let redis = Redis::start().await;
+    let url = redis.url();
     let mut pool = pool(&redis, &["a", "b", "c"], 1).await;
     let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
     let mut crowd = Crowd::default();
@@ -144,7 +146,7 @@ async fn what_is_published_for_keys_that_move_on_as_they_arrive_arrives_once_and
         }
         stop.store(true, Ordering::Relaxed);
     };
-    let (sent, ()) = tokio::join!(publish_while(&redis, "during", KEYS, goes_on), moving);
+    let (sent, ()) = tokio::join!(publish_while(&url, "during", KEYS, goes_on), moving);
     crowd.at_home(|_| "a".into()).await;
     assert!(crowd.breaks() > 2 * KEYS, "each key has moved several times");
     heard_exactly(&crowd, &sent).await;
@@ -304,6 +306,53 @@ async fn a_cluster_of_shards_is_listened_to_where_each_key_is() {
     }
     put(&pool.sidecars[0], &keys[0], "in a shard", &[]).await;
     assert_eq!(get(&pool.sidecars[1], &keys[0]).await, "in a shard");
+}
+
+#[tokio::test]
+async fn a_channel_that_goes_to_another_shard_is_listened_to_there() {
+    let servers = redis::cluster(3).await;
+    let url = format!("redis-cluster://{}", servers[0].address);
+    let file = servers[0].path("url");
+    std::fs::write(&file, &url).expect("a file in a temporary folder");
+    let pool = Pool::with(&["a"], 1, settings(&file)).await;
+    let mut clients = Vec::new();
+    for key in ["ann", "bob", "cid"] {
+        clients.push((key, Client::connect(pool.sidecars[0].listen, key).await));
+    }
+    listens(&pool, clients.len() + 1).await;
+    for server in &servers {
+        redis::move_channel(&servers, &channel("ann"), server).await;
+        for (key, client) in &mut clients {
+            let publisher = redis::client(&url, None).await;
+            until("it is heard at its shard", async || {
+                equal(&publish(&publisher, &channel(key), server.address.to_string().as_bytes()).await, &1)
+            })
+            .await;
+            assert_eq!(client.hear().await, Message::text(server.address.to_string()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_of_shards_are_cut_as_their_keys_move() {
+    const KEYS: usize = 600;
+    let servers = redis::cluster(3).await;
+    let url = format!("redis-cluster://{}", servers[0].address);
+    let file = servers[0].path("url");
+    std::fs::write(&file, &url).expect("a file in a temporary folder");
+    let mut pool = Pool::with(&["a", "b", "c"], 2, settings(&file)).await;
+    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
+    let mut crowd = Crowd::default();
+    crowd.join_users(KEYS, &entries).await;
+    listens(&pool, KEYS + 3).await;
+    pool.give(&[0, 1, 2]).await;
+    let [a, b] = [&pool.sidecars[0], &pool.sidecars[1]];
+    let moving = async { pool.plan.move_all(&[a, b], 20).await };
+    let (sent, ()) = tokio::join!(publish_all(&url, "during", KEYS, 4_000), moving);
+    crowd.at_home(|key| pool.plan.owner(key)).await;
+    assert!(crowd.breaks() > 100, "a third of the keys has moved");
+    heard_exactly(&crowd, &sent).await;
+    listens(&pool, KEYS + 3).await;
 }
 
 #[tokio::test]
