@@ -1,6 +1,7 @@
 //! Messages from any server's app to the clients of a key.
 
 mod api;
+mod devices;
 mod faults;
 mod moves;
 mod redis;
