@@ -2,6 +2,7 @@
 
 mod api;
 mod devices;
+mod drains;
 mod faults;
 mod moves;
 mod redis;
