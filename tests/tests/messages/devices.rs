@@ -10,7 +10,7 @@ use crate::moves::{Senders, Sent};
 
 /// Waits until as many connections have each message as its answer promised; panics unless each connection has it once
 /// at most, and each sender's in order.
-async fn heard_as_told(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec<Sent>>>) {
+pub(super) async fn heard_as_told(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec<Sent>>>) {
     let promised: u64 = sent.values().flatten().flatten().map(|sent| sent.written + sent.held).sum();
     until("everything has arrived that was promised", async || {
         equal(&crowd.lives().iter().map(|life| life.heard.len() as u64).sum(), &promised)

@@ -6,6 +6,7 @@ mod drains;
 mod faults;
 mod moves;
 mod redis;
+mod rooms;
 mod trust;
 
 use harness::http::{Answer, refused};

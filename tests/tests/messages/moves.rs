@@ -115,7 +115,7 @@ pub(super) fn texts(sent: BTreeMap<String, Vec<Vec<Sent>>>) -> BTreeMap<String, 
 pub(super) async fn heard_exactly(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec<String>>>) {
     until("everything has arrived", async || {
         let lives = crowd.lives();
-        let expected: usize = sent.values().flatten().map(Vec::len).sum();
+        let expected: usize = lives.iter().filter_map(|life| sent.get(&life.key)).flatten().map(Vec::len).sum();
         let heard: usize = lives.iter().map(|life| life.heard.len()).sum();
         if heard >= expected { Ok(()) } else { Err(format!("{heard} of {expected}")) }
     })
