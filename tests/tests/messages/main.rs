@@ -3,6 +3,7 @@
 mod api;
 mod devices;
 mod drains;
+mod extensions;
 mod faults;
 mod moves;
 mod redis;
