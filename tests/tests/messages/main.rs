@@ -5,6 +5,7 @@ mod devices;
 mod drains;
 mod extensions;
 mod faults;
+mod floods;
 mod moves;
 mod redis;
 mod rooms;
