@@ -192,7 +192,20 @@ pub async fn admit(sidecar: &Arc<Sidecar>, key: &str, arrival: Arrival) -> Decis
             Admission::KeyFull => return Decision::Refused(Refusal::KeyFull),
             Admission::Claim(previous) => previous,
         };
-        match claim_from_all(sidecar, &view, key, &previous, deadline).await {
+        let turn = match sidecar.claims.begin(key) {
+            Ok(turn) => turn,
+            Err(ended) => {
+                // What came of it is known then.
+                let _ = tokio::time::timeout_at(deadline.into(), ended).await;
+                if Instant::now() > deadline {
+                    return Decision::Refused(Refusal::StillLeaving);
+                }
+                continue;
+            }
+        };
+        let claimed = claim_from_all(sidecar, &view, key, &previous, deadline).await;
+        drop(turn);
+        match claimed {
             Claimed::Released(version) => proof = Some(version),
             Claimed::At(peer) if peer.uid != view.me.uid => return Decision::There(peer),
             // Somebody knows a newer placement, under which the key is ours: it is on its way here.

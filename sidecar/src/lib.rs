@@ -19,7 +19,7 @@
 //! | [`server`], [`upgrade`], [`plain`] | the client port: connections, WebSocket handshakes, everything else |
 //! | [`head`], [`key`], [`response`], [`origin`] | what is read off requests and answers |
 //! | [`identity`], [`token`], [`jwks`] | who a client is: its key, its token, the keys that check tokens |
-//! | [`admission`], [`registry`], [`held`], [`view`] | whose a key is, and who holds it |
+//! | [`admission`], [`claims`], [`registry`], [`held`], [`view`] | whose a key is, and who holds it |
 //! | [`sessions`] | what spans several requests of a client |
 //! | [`gateway`] | where a client should connect, told before it does |
 //! | [`relay`], [`buffer`], [`frame`], [`eviction`], [`clock`] | the data path and how one connection leaves it |
@@ -36,6 +36,7 @@ pub mod admission;
 pub mod api;
 pub mod auth;
 pub mod buffer;
+pub mod claims;
 pub mod cli;
 pub mod clock;
 pub mod control;

@@ -12,6 +12,7 @@ use crate::api;
 use crate::auth::control::ControlAuth;
 use crate::auth::peer::PeerAuth;
 use crate::auth::{KeyFile, since_1970_ms};
+use crate::claims::Claims;
 use crate::cli::Config;
 use crate::drain::DrainState;
 use crate::gateway::Visitors;
@@ -51,6 +52,8 @@ pub struct Sidecar {
     pub peers: Peers,
     /// Plain HTTP to the app and to other sidecars.
     pub forwarder: Forwarder,
+    /// The keys that are being claimed from their previous owners.
+    pub claims: Claims,
     /// The pace of handshakes towards the app.
     pub turnstile: Turnstile,
     /// Who has asked the gateway how often.
@@ -97,6 +100,7 @@ impl Sidecar {
             peers: Peers::new(config.uid.clone(), peer_auth.clone()),
             peer_auth,
             forwarder: Forwarder::default(),
+            claims: Claims::default(),
             turnstile: Turnstile::default(),
             visitors: Mutex::default(),
             metrics,

@@ -10,6 +10,7 @@ use harness::http::Http;
 use harness::until;
 use harness::wait::equal;
 use http::Method;
+use serde_json::{Value, json};
 
 const CLIENTS: usize = 60;
 
@@ -32,9 +33,10 @@ async fn a_rollout_lets_every_pod_go_when_its_connections_have_moved() {
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-cluster"]
-async fn clients_inside_the_cluster_reach_their_owners_by_the_services_name() {
-    let mut scene = Scene::new("inside", PLAN).await;
-    let owners = scene.fill(2).await;
+async fn clients_inside_the_cluster_reach_their_owners_by_the_services_name_and_apps_the_clients_at_other_pods() {
+    let pool = "rebalance: {settle: 1s, rate: 200}\n  messages: {allowUnverified: true}";
+    let mut scene = Scene::new("inside", Plan { pool, ..PLAN }).await;
+    let owners = scene.fill(8).await;
     for user in ["inside-a", "inside-b", "inside-c", "inside-d"] {
         let url = format!("ws://chat.{}.svc:3000/?user={user}", scene.namespace.name());
         let run = ["run", user, "--image=wspool.test/node:1", "--restart=OnFailure", "--", "/pod/pod-client.js", &url];
@@ -45,7 +47,31 @@ async fn clients_inside_the_cluster_reach_their_owners_by_the_services_name() {
         let owner = owners.of(user).expect("an owner");
         assert_eq!(greeting, format!("{{\"server\":\"{owner}\"}}"), "{user}");
     }
+
+    let pods = scene.kubectl(&["get", "pods", "--selector=wspool.dev/pool", "--output", ADDRESSES]).await;
+    let pods: Vec<(&str, &str)> = pods.lines().filter_map(|line| line.split_once(' ')).collect();
+    assert_eq!(pods.len(), 2);
+    for (pod, address) in &pods {
+        let app = SocketAddr::new(address.parse().expect("an address"), 3000);
+        let users: Vec<_> = scene.crowd.lives().into_iter().map(|life| life.key).collect();
+        assert!(users.iter().any(|user| owners.of(user).as_deref() != Some(pod)), "all clients are at {pod}");
+        for user in users {
+            let path = format!("/send?user={user}");
+            let answer = Http::default().send(Method::POST, app, &path, format!("from {pod}")).await;
+            let said: Value = answer.and_then(|answer| answer.json()).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(said, json!({"written": 1, "held": 0}), "from {pod} to {user}");
+        }
+    }
+    let sent: Vec<_> = pods.iter().map(|(pod, _)| format!("from {pod}")).collect();
+    until("each client has heard of both", async || {
+        let missed = scene.crowd.lives().into_iter().find(|life| life.heard != sent);
+        missed.map_or(Ok(()), |life| Err(format!("{life:?}")))
+    })
+    .await;
 }
+
+/// Each pod, and its address.
+const ADDRESSES: &str = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{\"\\n\"}{end}";
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-cluster"]

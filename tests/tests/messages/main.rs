@@ -1,9 +1,14 @@
 //! Messages from any server's app to the clients of a key.
 
 mod api;
+mod devices;
+mod drains;
+mod extensions;
 mod faults;
+mod floods;
 mod moves;
 mod redis;
+mod rooms;
 mod trust;
 
 use harness::http::{Answer, refused};

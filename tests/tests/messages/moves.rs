@@ -9,7 +9,7 @@ use harness::client::Client;
 use harness::crowd::Habit;
 use harness::http::Http;
 use harness::wait::equal;
-use harness::{Crowd, until};
+use harness::{Crowd, Sidecar, until};
 use http::Method;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -17,34 +17,41 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{Pool, happened};
 
-/// Senders beside every sidecar. Each has keys of its own, so that what it sends to one has an order.
-struct Senders {
-    tasks: JoinSet<Sent>,
+/// Senders beside sidecars. What each sends to a key has an order.
+pub(super) struct Senders {
+    tasks: JoinSet<BTreeMap<String, Vec<Sent>>>,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
 }
 
-/// By key: what a sender was told that it has sent, in order.
-type Sent = BTreeMap<String, Vec<String>>;
+/// A message, and for how many connections each of this is said to have happened to it.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) text: String,
+    pub(super) written: u64,
+    pub(super) held: u64,
+    pub(super) dropped: u64,
+}
 
 /// Tasks beside each sidecar.
 const TASKS: usize = 4;
 
 impl Senders {
-    fn start(pool: &Pool, keys: usize) -> Self {
+    /// To random ones of so many keys, each of which has so many connections, there or on their way.
+    pub(super) fn start(sidecars: &[&Sidecar], keys: usize, devices: u64) -> Self {
         let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut tasks = JoinSet::new();
-        for sidecar in &pool.sidecars {
+        for sidecar in sidecars {
             for task in 0..TASKS {
                 let (name, api) = (format!("{}{task}", sidecar.name), sidecar.api.expect("a local API"));
-                tasks.spawn(send(name, api, keys, Arc::clone(&stop), Arc::clone(&sent)));
+                tasks.spawn(send(name, api, keys, devices, Arc::clone(&stop), Arc::clone(&sent)));
             }
         }
         Self { tasks, stop, sent }
     }
 
     /// Waits until so many messages more have been sent.
-    async fn more(&self, count: usize) {
+    pub(super) async fn more(&self, count: usize) {
         let before = self.sent.load(Ordering::Relaxed);
         until("more messages have been sent", async || match self.sent.load(Ordering::Relaxed) - before {
             sent if sent >= count => Ok(()),
@@ -53,10 +60,10 @@ impl Senders {
         .await;
     }
 
-    /// Stops them; what they have sent, by key and sender.
-    async fn stop(mut self) -> BTreeMap<String, Vec<Vec<String>>> {
+    /// Stops them; what they have sent in order, by key and sender.
+    pub(super) async fn stop(mut self) -> BTreeMap<String, Vec<Vec<Sent>>> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut all: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+        let mut all: BTreeMap<String, Vec<Vec<Sent>>> = BTreeMap::new();
         while let Some(sent) = self.tasks.join_next().await {
             for (key, texts) in sent.expect("a sender without doubts") {
                 all.entry(key).or_default().push(texts);
@@ -66,23 +73,41 @@ impl Senders {
     }
 }
 
-async fn send(name: String, api: SocketAddr, keys: usize, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) -> Sent {
+async fn send(
+    name: String,
+    api: SocketAddr,
+    keys: usize,
+    devices: u64,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+) -> BTreeMap<String, Vec<Sent>> {
     let http = Http::default();
-    let mut sent = Sent::new();
+    let mut sent: BTreeMap<String, Vec<Sent>> = BTreeMap::new();
     while !stop.load(Ordering::Relaxed) {
         let key = format!("user-{}", rand::random_range(0..keys));
-        let texts = sent.entry(key.clone()).or_default();
-        let text = format!("{name}:{}", texts.len());
+        let before = sent.entry(key.clone()).or_default();
+        let text = format!("{name}:{}", before.len());
         let path = format!("/v1/keys/{key}/messages");
         let answer = http.send_with(&[("content-type", "text/plain")], Method::POST, api, &path, text.clone()).await;
         let said: Value = answer.and_then(|answer| answer.json()).unwrap_or_else(|error| panic!("{key}: {error}"));
+        let of = |what: &str| said[what].as_u64().unwrap_or_default();
+        let told = Sent { text, written: of("written"), held: of("held"), dropped: of("dropped") };
         // Every client is there, or on its way.
-        let once = [serde_json::json!({"written": 1, "held": 0}), serde_json::json!({"written": 0, "held": 1})];
-        assert!(once.contains(&said), "{text} to {key}: {said}");
-        texts.push(text);
+        assert_eq!(told.written + told.held + told.dropped, devices, "{told:?} to {key}");
+        before.push(told);
         count.fetch_add(1, Ordering::Relaxed);
     }
     sent
+}
+
+/// The texts of messages of which none was dropped.
+pub(super) fn texts(sent: BTreeMap<String, Vec<Vec<Sent>>>) -> BTreeMap<String, Vec<Vec<String>>> {
+    let text = |sent: Sent| {
+        assert_eq!(sent.dropped, 0, "{sent:?}");
+        sent.text
+    };
+    let all = |senders: Vec<Vec<Sent>>| senders.into_iter().map(|sent| sent.into_iter().map(text).collect()).collect();
+    sent.into_iter().map(|(key, senders)| (key, all(senders))).collect()
 }
 
 /// Waits until each client has heard all that was sent to it; panics unless it has heard nothing else, each once, and
@@ -90,7 +115,7 @@ async fn send(name: String, api: SocketAddr, keys: usize, stop: Arc<AtomicBool>,
 pub(super) async fn heard_exactly(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec<String>>>) {
     until("everything has arrived", async || {
         let lives = crowd.lives();
-        let expected: usize = sent.values().flatten().map(Vec::len).sum();
+        let expected: usize = lives.iter().filter_map(|life| sent.get(&life.key)).flatten().map(Vec::len).sum();
         let heard: usize = lives.iter().map(|life| life.heard.len()).sum();
         if heard >= expected { Ok(()) } else { Err(format!("{heard} of {expected}")) }
     })
@@ -116,13 +141,13 @@ async fn messages_to_a_thousand_keys_arrive_once_and_in_order_before_during_and_
     let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
     let mut crowd = Crowd::default();
     crowd.join_users(KEYS, &entries).await;
-    let senders = Senders::start(&pool, KEYS);
+    let senders = Senders::start(&pool.all(), KEYS, 1);
     senders.more(1_000).await;
     pool.give(&[0, 1, 2]).await;
     pool.plan.move_all(&[&pool.sidecars[0], &pool.sidecars[1]], 40).await;
     crowd.at_home(|key| pool.plan.owner(key)).await;
     senders.more(1_000).await;
-    let sent = senders.stop().await;
+    let sent = texts(senders.stop().await);
     heard_exactly(&crowd, &sent).await;
     assert!(crowd.breaks() > 200, "a third of the keys has moved");
     let held = pool.metric("wspool_messages_total{outcome=\"held\"}").await;

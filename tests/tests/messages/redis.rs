@@ -37,14 +37,14 @@ fn settings(url: &std::path::Path) -> Settings {
 }
 
 /// A pool with a Redis.
-async fn pool(redis: &Redis, names: &[&str], holding: usize) -> Pool {
+pub(super) async fn pool(redis: &Redis, names: &[&str], holding: usize) -> Pool {
     let file = redis.path("url");
     std::fs::write(&file, redis.url()).expect("a file in a temporary folder");
     Pool::with(names, holding, settings(&file)).await
 }
 
 /// Waits until the sidecars listen to so many channels, and know that they do.
-async fn listens(pool: &Pool, channels: usize) {
+pub(super) async fn listens(pool: &Pool, channels: usize) {
     until("all channels are listened to", async || {
         equal(&pool.metric("wspool_redis_channels").await, &u64::try_from(channels).expect("few"))?;
         equal(&pool.metric("wspool_redis_up").await, &u64::try_from(pool.sidecars.len()).expect("few"))
@@ -52,7 +52,7 @@ async fn listens(pool: &Pool, channels: usize) {
     .await;
 }
 
-fn channel(key: &str) -> String {
+pub(super) fn channel(key: &str) -> String {
     format!("{PREFIX}key:{key}")
 }
 
@@ -212,7 +212,7 @@ async fn connections_stay_while_redis_restarts_or_hangs_and_it_is_heard_again_af
     assert_eq!(publish(&redis.client().await, &channel(&key), b"anybody?").await, 0);
 }
 
-async fn away(pool: &Pool) {
+pub(super) async fn away(pool: &Pool) {
     until("Redis is known to be away", async || equal(&pool.metric("wspool_redis_up").await, &0)).await;
 }
 
