@@ -349,6 +349,14 @@ impl Compiled {
         !self.predecessors.is_empty()
     }
 
+    /// Whether a sidecar has a part in it: holds or held a slot, or is of the pool without one.
+    pub fn mentions(&self, uid: &str) -> bool {
+        let placement = self.placement();
+        let tables = placement.predecessors.iter().map(|before| &before.table).chain([&placement.table]);
+        let holders = tables.flat_map(|table| &table.slots).filter_map(|slot| slot.holder.as_deref());
+        holders.chain(&placement.others).any(|holder| holder.uid == uid)
+    }
+
     /// The pods, other than its owner now, that the listed predecessors gave the key to: whom the owner must ask before
     /// it takes the key.
     pub fn previous_holders(&self, key: &str) -> Vec<&Holder> {

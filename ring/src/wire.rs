@@ -205,6 +205,9 @@ pub struct Draining {
     pub uid: String,
     /// Whether its keys go to their next-best slots from now on.
     pub draining: bool,
+    /// Whether it has no connections any more, takes none, and is about to end: nobody need ask it for keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// `POST /.wspool/v1/returns`: whom a sidecar has told to go to the keys' owner, which has not claimed them before that

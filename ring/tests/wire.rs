@@ -58,8 +58,10 @@ fn a_claim_keeps_its_shape() {
 
 #[test]
 fn a_draining_sidecar_says_so_in_the_same_shape() {
-    let draining = Draining { pool_uid: "p".into(), uid: "u".into(), draining: true };
+    let draining = Draining { pool_uid: "p".into(), uid: "u".into(), draining: true, gone: false };
     reads_and_writes(&draining, &json!({"poolUid": "p", "uid": "u", "draining": true}));
+    let gone = json!({"poolUid": "p", "uid": "u", "draining": true, "gone": true});
+    reads_and_writes(&Draining { gone: true, ..draining }, &gone);
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use futures_util::future::join_all;
 use futures_util::stream;
 use ring::SlotId;
 use ring::wire::{Draining, Peer, Returning, Returns};
 use tokio::sync::watch;
 
-use crate::drain::{Facts, Step};
+use crate::drain::{Facts, MARGIN, Step};
+use crate::messages::HOLD;
 use crate::registry::{Registry, cut_over_marker};
 use crate::sidecar::Sidecar;
 
@@ -18,6 +18,8 @@ use crate::sidecar::Sidecar;
 const TICK: Duration = Duration::from_millis(10);
 /// How often to look when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long a drained sidecar hears no question before it ends: what was asked before its peers knew is on its way.
+const LAST_QUESTIONS: Duration = Duration::from_millis(100);
 /// How many requests a drained sidecar sends at a time.
 const TOLD_AT_ONCE: usize = 32;
 /// How long a drained sidecar waits for others to take the messages that it holds.
@@ -43,6 +45,7 @@ fn spend_grant(sidecar: &Sidecar, now: Instant) -> bool {
     if sidecar.drain().is_none() && sidecar.retirement().is_entered(now) {
         return false;
     }
+    let hurry = hurries(sidecar, now);
     let grant = sidecar.grant();
     let Some(bucket) = grant.as_ref() else { return false };
     let mut registry = sidecar.registry();
@@ -53,8 +56,13 @@ fn spend_grant(sidecar: &Sidecar, now: Instant) -> bool {
         registry.evict_idlest(u64::try_from(due).unwrap_or(0));
         return bucket.is_alive(version, now);
     }
-    while bucket.available(version, registry.spent(), now) > 0 && registry.evict_next(allowed) > 0 {}
+    while bucket.available(version, registry.spent(), now) > 0 && registry.evict_next(allowed, hurry) > 0 {}
     bucket.is_alive(version, now)
+}
+
+/// Whether a drain has no time for keys that wait for their devices.
+fn hurries(sidecar: &Sidecar, now: Instant) -> bool {
+    sidecar.drain().as_ref().is_some_and(|drain| drain.left(now) < HOLD + MARGIN)
 }
 
 /// Takes a drain one step on; says whether there is one.
@@ -81,7 +89,7 @@ async fn step_drain(sidecar: &Arc<Sidecar>, granted: bool, now: Instant) -> bool
             if first {
                 announce(sidecar).await;
             }
-            evict(sidecar, due);
+            evict(sidecar, due, hurries(sidecar, now));
         }
         Step::GiveUp => cut_all(sidecar),
     }
@@ -109,7 +117,7 @@ async fn announce(sidecar: &Sidecar) {
     sidecar.registry().set_draining(&sidecar.config.uid, true);
     if sidecar.view().placement.is_some() {
         tracing::warn!("the operator has not moved this slot: peers take the next-best one of each of its keys");
-        tell_peers(sidecar, true).await;
+        tell_peers(sidecar, true, false).await;
     }
 }
 
@@ -122,18 +130,36 @@ pub async fn call_off_drain(sidecar: &Sidecar) {
         registry.allow_pins();
     }
     if drain.is_some_and(|drain| drain.announced) {
-        tell_peers(sidecar, false).await;
+        tell_peers(sidecar, false, false).await;
     }
 }
 
-async fn tell_peers(sidecar: &Sidecar, draining: bool) {
+async fn tell_peers(sidecar: &Sidecar, draining: bool, gone: bool) {
     let view = sidecar.view();
-    let notice = Draining { pool_uid: view.pool_uid().to_owned(), uid: view.me.uid.clone(), draining };
-    let peers = view.peers();
-    for (peer, told) in peers.iter().zip(join_all(peers.iter().map(|p| sidecar.peers.announce(p, &notice))).await) {
-        if let Err(error) = told {
+    let notice = Draining { pool_uid: view.pool_uid().to_owned(), uid: view.me.uid.clone(), draining, gone };
+    let tell = async |peer: Peer| {
+        if let Err(error) = sidecar.peers.announce(&peer, &notice).await {
             tracing::warn!(peer = %peer.address, %error, "a peer could not be told of the drain");
         }
+    };
+    stream::iter(view.peers().into_iter().map(tell)).buffer_unordered(TOLD_AT_ONCE).collect::<()>().await;
+}
+
+/// Tells the peers that there is nothing here any more to ask for, and answers those that have asked before they knew:
+/// otherwise they could not tell what has become of a message.
+async fn take_leave(sidecar: &Sidecar) {
+    if sidecar.config.is_router() || sidecar.registry().all() > 0 {
+        return;
+    }
+    sidecar.registry().set_gone(&sidecar.config.uid, true);
+    tell_peers(sidecar, true, true).await;
+    let until = Instant::now() + PASSING_ON;
+    let mut quiet = Instant::now();
+    while Instant::now() < until.min(quiet + LAST_QUESTIONS) {
+        if Arc::strong_count(&sidecar.asked) > 1 {
+            quiet = Instant::now();
+        }
+        tokio::time::sleep(TICK).await;
     }
 }
 
@@ -149,7 +175,7 @@ pub async fn drained(sidecar: &Sidecar) {
             (registry.promised_messages(), registry.is_giving())
         };
         if promised == 0 && !giving {
-            return;
+            return take_leave(sidecar).await;
         }
         if left.is_none_or(|left| left.is_zero()) || Instant::now() >= until {
             if promised > 0 {
@@ -190,11 +216,11 @@ async fn emptied(sidecar: &Sidecar) {
     }
 }
 
-fn evict(sidecar: &Sidecar, due: u64) {
+fn evict(sidecar: &Sidecar, due: u64, hurry: bool) {
     let mut registry = sidecar.registry();
     let mut begun = if registry.view().by_load() { registry.evict_idlest(due) } else { 0 };
     while begun < due {
-        let now = match registry.evict_next(|_| true) {
+        let now = match registry.evict_next(|_| true, hurry) {
             0 => registry.evict_unkeyed(),
             keyed => keyed,
         };

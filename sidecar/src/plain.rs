@@ -131,18 +131,22 @@ async fn answer(
     let get = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
     let (key, arrival, from_peer) = match origin::origin(&sidecar, &view, asked, get) {
         Origin::Misdirected => return text(StatusCode::MISDIRECTED_REQUEST, "this is another sidecar"),
-        Origin::Peer { key, arrival, .. } => match request.uri().path() {
-            CLAIMS => return answer_claim(&sidecar, request).await,
-            CUT_OVERS => return answer_cut_over(&sidecar, request).await,
-            DRAINING => return answer_draining(&sidecar, request).await,
-            RETURNS => return answer_returns(&sidecar, request).await,
-            WHEREABOUTS => return answer_whereabouts(&sidecar, request).await,
-            MESSAGES => return answer_message(&sidecar, request, key).await,
-            BROADCASTS => return answer_broadcast(&sidecar, request).await,
-            CONNECTIONS => return answer_connections(&sidecar, key.as_deref()),
-            SESSIONS => return answer_session(&sidecar, &request),
-            _ => (key, arrival, true),
-        },
+        Origin::Peer { key, .. } if request.uri().path().starts_with(BETWEEN_SIDECARS) => {
+            let _asked = Arc::clone(&sidecar.asked);
+            return match request.uri().path() {
+                CLAIMS => answer_claim(&sidecar, request).await,
+                CUT_OVERS => answer_cut_over(&sidecar, request).await,
+                DRAINING => answer_draining(&sidecar, request).await,
+                RETURNS => answer_returns(&sidecar, request).await,
+                WHEREABOUTS => answer_whereabouts(&sidecar, request).await,
+                MESSAGES => answer_message(&sidecar, request, key).await,
+                BROADCASTS => answer_broadcast(&sidecar, request).await,
+                CONNECTIONS => answer_connections(&sidecar, key.as_deref()),
+                SESSIONS => answer_session(&sidecar, &request),
+                _ => text(StatusCode::NOT_FOUND, "sidecars ask each other nothing here"),
+            };
+        }
+        Origin::Peer { key, arrival, .. } => (key, arrival, true),
         // Never passed on: to a peer it would go with the proof of this sidecar.
         Origin::Client if request.uri().path().starts_with(BETWEEN_SIDECARS) => return not_a_peer(&sidecar),
         Origin::Client if gateway::asks(view.settings(), request.uri().path()) => {
@@ -253,6 +257,7 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
         return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
     }
     registry.set_draining(&draining.uid, draining.draining);
+    registry.set_gone(&draining.uid, draining.gone);
     empty(StatusCode::NO_CONTENT)
 }
 

@@ -31,6 +31,7 @@ pub use self::held::HeldMessage;
 use self::pins::Pins;
 pub use self::pins::{Pinned, Unpinned};
 pub use self::post::{Misplaced, Posted, Presence, Role};
+use crate::messages::HOLD;
 use crate::relay::{Fate, Link, Mail};
 use crate::view::View;
 
@@ -53,6 +54,8 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Registry {
     view: Arc<View>,
+    /// When the placement came into force.
+    placed: Option<Instant>,
     ids: HashMap<Arc<str>, KeyId>,
     keys: Slab<KeyEntry>,
     /// By key id, apart from the entries: a new placement walks all of them.
@@ -171,6 +174,7 @@ impl Registry {
     pub fn new(view: View) -> Self {
         Self {
             view: Arc::new(view),
+            placed: None,
             ids: HashMap::new(),
             keys: Slab::new(),
             hashes: Vec::new(),
@@ -202,6 +206,7 @@ impl Registry {
     pub fn place(&mut self, placement: &Arc<Compiled>) {
         let old = self.view.placement.clone();
         self.view = Arc::new(self.view.placed(Arc::clone(placement)));
+        self.placed = Some(Instant::now());
         match old.filter(|old| old.placement().table.hasher == placement.placement().table.hasher) {
             Some(old) => {
                 let delta = Delta::between(old.ring(), placement.ring());
@@ -242,6 +247,15 @@ impl Registry {
         }
     }
 
+    /// Learns that a sidecar, perhaps this one, is empty and about to end; or that it is there again.
+    pub fn set_gone(&mut self, uid: &str, gone: bool) {
+        let mut view = View::clone(&self.view);
+        let changed = if gone { view.gone.insert(uid.to_owned()) } else { view.gone.remove(uid) };
+        if changed {
+            self.view = Arc::new(view);
+        }
+    }
+
     /// The process was restarted under a placement: others may have taken its keys meanwhile.
     pub fn note_restart(&mut self) {
         self.view = Arc::new(View { was_away: true, ..View::clone(&self.view) });
@@ -255,6 +269,11 @@ impl Registry {
             return Admission::KeyFull;
         }
         let Some(standing) = self.view.standing(key) else { return Admission::Unplaced };
+        if self.view.gone.contains(&self.view.me.uid) {
+            // Nobody asks here any more.
+            self.forget_if_empty(id);
+            return standing.owner.filter(|_| !standing.mine).map_or(Admission::Nobody, Admission::Redirect);
+        }
         let free = Released(standing.version);
         let proof = match self.view.settings().unit {
             Unit::Key => proof,
@@ -292,6 +311,10 @@ impl Registry {
 
     /// Answers a peer that claims a key. `listens`: what is published for keys is heard here, in the pool's Redis.
     pub fn claim(&mut self, claim: &Claim, listens: bool, now: Instant) -> Option<ClaimReply> {
+        if self.view.gone.contains(&claim.claimant.uid) {
+            // Its process was started again: it may have this key from now on.
+            self.set_gone(&claim.claimant.uid, false);
+        }
         let standing = self.view.standing(&claim.key)?;
         let id = self.key_id(&claim.key);
         let listens = listens && self.has_audience(id);
@@ -400,8 +423,14 @@ impl Registry {
 
     /// Begins the eviction of one moved key, the first in the order of hashes whose new slot is allowed; says how many
     /// connections it began with.
-    pub fn evict_next(&mut self, allows: impl Fn(Option<SlotId>) -> bool) -> u64 {
-        let may_go = |id: KeyId| allows(self.owners[id]) && self.staying(id) > 0 && !self.is_pinned(id);
+    ///
+    /// A key for which messages are held goes in a hurry only: who of its devices comes is not known, and those that have
+    /// come would get them once more at the next server, instead of those that have not. They have as much time for it as
+    /// the messages, since the last placement.
+    pub fn evict_next(&mut self, allows: impl Fn(Option<SlotId>) -> bool, hurry: bool) -> u64 {
+        let hurry = hurry || self.placed.is_none_or(|placed| placed.elapsed() > HOLD);
+        let is_whole = |id: KeyId| hurry || !self.held_messages.has(id);
+        let may_go = |id: KeyId| allows(self.owners[id]) && self.staying(id) > 0 && is_whole(id) && !self.is_pinned(id);
         let next = self.moved.iter().find(|(_, id)| may_go(*id));
         let Some(&(_, key)) = next else { return 0 };
         let connections = self.keys[key].connections.clone();

@@ -50,6 +50,8 @@ pub struct Sidecar {
     pub redis: Redis,
     /// Requests to other sidecars.
     pub peers: Peers,
+    /// Shared with each request of theirs that is being answered.
+    pub asked: Arc<()>,
     /// Plain HTTP to the app and to other sidecars.
     pub forwarder: Forwarder,
     /// The keys that are being claimed from their previous owners.
@@ -98,6 +100,7 @@ impl Sidecar {
             jwks: Jwks::new(config.jwks.clone()),
             redis: Redis::new(config.redis.clone()),
             peers: Peers::new(config.uid.clone(), peer_auth.clone()),
+            asked: Arc::default(),
             peer_auth,
             forwarder: Forwarder::default(),
             claims: Claims::default(),

@@ -19,6 +19,8 @@ pub struct View {
     pub slot: Option<SlotId>,
     /// Sidecars that said they are draining, this one included: their keys belong to their next-best slots.
     pub draining: BTreeSet<String>,
+    /// Of these, the ones that have said they are empty and about to end, this one included: they are asked for no keys.
+    pub gone: BTreeSet<String>,
     /// Whether this sidecar was away under the placement in force, or an earlier one of the same move: its next-best slots
     /// may hold its keys, and are asked as previous owners are.
     pub was_away: bool,
@@ -34,6 +36,7 @@ impl View {
             placement: None,
             slot: None,
             draining: BTreeSet::new(),
+            gone: BTreeSet::new(),
             was_away: false,
             defaults: Arc::new(defaults),
         }
@@ -45,9 +48,11 @@ impl View {
         let slot = placement.slot_of(&self.me.uid);
         let mut draining = self.draining.clone();
         draining.retain(|uid| placement.slot_of(uid).is_some());
+        let mut gone = self.gone.clone();
+        gone.retain(|uid| placement.mentions(uid));
         // A placement without predecessors says that every key is where it belongs.
         let was_away = self.was_away && (self.placement.is_none() || placement.moving());
-        Self { placement: Some(placement), slot, draining, was_away, ..self.clone() }
+        Self { placement: Some(placement), slot, draining, gone, was_away, ..self.clone() }
     }
 
     /// The settings in force.
@@ -86,7 +91,7 @@ impl View {
         }
         previous.retain(|p| p.uid != self.me.uid && owner.is_none_or(|owner| owner.uid != p.uid));
         let mut asked = BTreeSet::new();
-        previous.retain(|p| asked.insert(p.uid.clone()));
+        previous.retain(|p| !self.gone.contains(&p.uid) && asked.insert(p.uid.clone()));
         let mine = owner.is_some_and(|owner| owner.uid == self.me.uid);
         Some(Standing { version: placement.version(), owner: owner.map(peer), mine, previous })
     }
@@ -113,7 +118,7 @@ impl View {
         let placement = placement.placement();
         let holders = placement.table.slots.iter().filter_map(|slot| slot.holder.as_deref());
         let all = holders.chain(&placement.others);
-        all.filter(|holder| holder.uid != self.me.uid).map(peer).collect()
+        all.filter(|holder| holder.uid != self.me.uid && !self.gone.contains(&holder.uid)).map(peer).collect()
     }
 
     /// Whether load decides where connections go, and not their keys.

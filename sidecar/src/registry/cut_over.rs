@@ -385,7 +385,7 @@ mod tests {
         let two = Placement { settings, ..placement(2, &["b"], &[(1, &["a"])]).placement().clone() };
         let two = two.compile().map(Arc::new).unwrap();
         last.place(&two);
-        while last.evict_next(|_| true) > 0 {}
+        while last.evict_next(|_| true, false) > 0 {}
         for (_, id) in &held {
             last.confirm(*id).unwrap();
             last.remove(*id);

@@ -214,10 +214,11 @@ mod tests {
         let left = registry.moved();
         assert_eq!((left.keys, left.connections, left.pinned), (moved.keys, moved.connections - 1, 1));
         assert_eq!(registry.pinned(), Pinned { keys: 1, connections: 1 });
-        let begun: u64 = std::iter::from_fn(|| Some(registry.evict_next(|_| true)).filter(|begun| *begun > 0)).sum();
+        let begun: u64 =
+            std::iter::from_fn(|| Some(registry.evict_next(|_| true, false)).filter(|begun| *begun > 0)).sum();
         assert_eq!(begun, moved.connections - 1);
         registry.expire_pins(now + MINUTE);
-        assert_eq!(registry.evict_next(|_| true), 1);
+        assert_eq!(registry.evict_next(|_| true, false), 1);
         assert!(registry.confirm(*id).is_some());
         assert_eq!(registry.pin(key, MINUTE, now), Err(Unpinned::NotHere), "its client has been told");
     }
@@ -247,7 +248,7 @@ mod tests {
         registry.pin(key, most, again).unwrap();
         registry.place(&placement(2, &["b"], &[(1, &["a"])]));
         assert_eq!(registry.pin(key, MINUTE, again + most), Err(Unpinned::Spent));
-        assert_eq!(registry.evict_next(|_| true), 1);
+        assert_eq!(registry.evict_next(|_| true, false), 1);
         registry.place(&placement(3, &["a"], &[(2, &["b"])]));
         assert!(registry.pin(key, MINUTE, again + most).is_ok(), "it belongs here again");
     }
@@ -282,7 +283,7 @@ mod tests {
         let (mut registry, held) = holding(1);
         let (key, id) = &held[0];
         registry.place(&placement(2, &["b"], &[(1, &["a"])]));
-        assert_eq!(registry.evict_next(|_| true), 1);
+        assert_eq!(registry.evict_next(|_| true, false), 1);
         registry.pin(key, MINUTE, Instant::now()).unwrap();
         assert_eq!(registry.confirm(*id), None);
         assert_eq!((registry.leaving(), registry.spent(), registry.moved().pinned), (0, 0, 1));
@@ -294,12 +295,15 @@ mod tests {
         let now = Instant::now();
         registry.place(&placement(2, &["b"], &[(1, &["a"])]));
         registry.pin_pod(7, MINUTE, now);
-        assert_eq!((registry.moved().connections, registry.moved().pinned, registry.evict_next(|_| true)), (0, 5, 0));
+        assert_eq!(
+            (registry.moved().connections, registry.moved().pinned, registry.evict_next(|_| true, false)),
+            (0, 5, 0)
+        );
         registry.expire_pins(now + MINUTE);
         registry.pin_pod(7, MINUTE, now + MINUTE);
         assert_eq!(registry.moved().connections, 5, "it is no news");
         registry.pin_pod(0, Duration::ZERO, now + MINUTE);
-        assert_eq!((registry.evict_next(|_| true), registry.pod_told()), (1, 0));
+        assert_eq!((registry.evict_next(|_| true, false), registry.pod_told()), (1, 0));
     }
 
     #[test]

@@ -429,6 +429,25 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_not_moved_on_before_its_devices_have_what_is_held_for_them_unless_in_a_hurry() {
+        for hurry in [false, true] {
+            let mut registry = owning();
+            registry.expect("ann", 2, 2);
+            enter(&mut registry, Arc::new(Link::new()));
+            let owner = Role::Owner { away: 0, left: LEFT };
+            assert_eq!(registry.post("ann", &message("one"), owner, Instant::now()).held, 1);
+            let settings = registry.view().settings().clone();
+            let next = Placement { settings, ..placement(3, &["b"], &[(2, &["a"])]).placement().clone() };
+            registry.place(&next.compile().map(Arc::new).unwrap());
+            assert_eq!(registry.evict_next(|_| true, hurry), u64::from(hurry));
+            if !hurry {
+                enter(&mut registry, Arc::new(Link::new()));
+                assert_eq!(registry.evict_next(|_| true, hurry), 2);
+            }
+        }
+    }
+
+    #[test]
     fn a_strangers_connection_does_not_answer_for_the_keys_others() {
         let mut registry = owning_in(Messages::default());
         enter_as(&mut registry, Arc::new(Link::new()), false);
@@ -442,7 +461,7 @@ mod tests {
         let (now, owner) = (Instant::now(), Role::Owner { away: 0, left: LEFT });
         let ids = [true, false].map(|trusted| enter_as(&mut registry, Arc::new(Link::new()), trusted));
         registry.place(&placement(3, &["b"], &[(2, &["a"])]));
-        assert_eq!(registry.evict_next(|_| true), 2);
+        assert_eq!(registry.evict_next(|_| true, false), 2);
         let hears = |registry: &mut Registry| registry.post("ann", &message("one"), Role::Previous, now).away;
         for id in ids {
             registry.confirm(id).expect("it is told");

@@ -62,7 +62,7 @@ fn answer(registry: &mut Registry, claim: &Claim) -> Option<ClaimAnswer<Peer>> {
 }
 
 fn evict_all(registry: &mut Registry) -> u64 {
-    std::iter::from_fn(|| Some(registry.evict_next(|_| true)).filter(|begun| *begun > 0)).sum()
+    std::iter::from_fn(|| Some(registry.evict_next(|_| true, false)).filter(|begun| *begun > 0)).sum()
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn an_eviction_is_called_off_when_the_key_comes_back_before_its_client_was_told(
 fn a_slot_that_has_not_acknowledged_gets_nothing() {
     let (mut registry, _) = holding(100);
     registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
-    assert_eq!(registry.evict_next(|slot| slot == Some(SlotId(7))), 0);
+    assert_eq!(registry.evict_next(|slot| slot == Some(SlotId(7)), false), 0);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_key_moves_whole() {
         registry.register(&seat, Arc::new(Link::new()), false);
     }
     registry.place(&placement(2, &["a", "b"], &[(1, &["a"])]));
-    assert_eq!(registry.evict_next(|_| true), 2);
+    assert_eq!(registry.evict_next(|_| true, false), 2);
 }
 
 #[test]
@@ -184,6 +184,36 @@ fn a_draining_sidecar_moves_everything_to_the_next_best_slots() {
     let (key, _) = &held[0];
     assert!(matches!(registry.enter("new-key", Arrival::Owner, None), Admission::Redirect(to) if to == peer("b")));
     assert!(matches!(registry.enter(key, Arrival::Owner, None), Admission::Seated(_)), "its other device is here");
+}
+
+#[test]
+fn a_sidecar_that_is_gone_is_not_asked_until_it_claims_again() {
+    let mut registry = Registry::new(View::new(peer("a"), Settings::default()));
+    registry.place(&placement(2, &["a"], &[(1, &["b"])]));
+    let enter = |registry: &mut Registry| registry.enter("ann", Arrival::Owner, None);
+    assert_eq!(enter(&mut registry), Admission::Claim(vec![peer("b")]));
+    registry.set_gone("b", true);
+    let Admission::Seated(seat) = enter(&mut registry) else { panic!("nobody else has it") };
+    registry.vacate(&seat);
+    registry.place(&placement(3, &["a"], &[(2, &["a"]), (1, &["b"])]));
+    assert!(matches!(enter(&mut registry), Admission::Seated(_)), "it is known under newer placements, too");
+    let version = Version { term: 1, epoch: 3 };
+    let (key, pool_uid, claimant) = ("bob".into(), "pool".into(), peer("b"));
+    let claim = Claim { key, version, pool_uid, claimant, wait_ms: 0, marker: None };
+    assert!(answer(&mut registry, &claim).is_some());
+    assert_eq!(registry.enter("cid", Arrival::Owner, None), Admission::Claim(vec![peer("b")]));
+    registry.set_gone("b", true);
+    registry.place(&placement(4, &["a"], &[]));
+    assert!(registry.view().gone.is_empty(), "nobody would ask it");
+}
+
+#[test]
+fn a_sidecar_that_has_said_it_is_gone_takes_nobody() {
+    let (mut registry, _) = holding(0);
+    registry.set_gone("a", true);
+    assert_eq!(registry.enter("ann", Arrival::Fallback, None), Admission::Nobody);
+    registry.place(&placement(2, &["b"], &[(1, &["a"])]));
+    assert_eq!(registry.enter("ann", Arrival::Fallback, None), Admission::Redirect(peer("b")));
 }
 
 #[test]

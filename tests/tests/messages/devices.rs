@@ -6,10 +6,11 @@ use std::time::Duration;
 use harness::frames::{opcode, plain};
 use harness::wait::equal;
 use harness::wire::{HANDSHAKE, SWITCHING};
-use harness::{Backend, Crowd, Plan, Sidecar, Wire, until};
+use harness::{Backend, Client, Crowd, Plan, Sidecar, Wire, until};
 use ring::Holder;
 use ring::placement::Predecessor;
 use ring::settings::{Messages, Settings};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::moves::{Senders, Sent};
 use crate::{Pool, happened};
@@ -139,4 +140,46 @@ fn released(away: u32) -> String {
 
 fn answer(json: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{json}", json.len())
+}
+
+#[tokio::test]
+async fn a_key_moves_on_once_all_of_its_devices_have_what_is_held_for_them() {
+    let mut pool = Pool::new(&["a", "b", "c"], 1).await;
+    let [first, second] = {
+        let mut after = pool.plan.clone();
+        let mut keys = {
+            after.hold(&[(0, &pool.sidecars[0]), (1, &pool.sidecars[1])]);
+            after.keys_of(&pool.sidecars[1], 50)
+        };
+        after.hold(&[(0, &pool.sidecars[0]), (1, &pool.sidecars[1]), (2, &pool.sidecars[2])]);
+        keys.retain(|key| after.owner(key) == "c");
+        [keys.remove(0), keys.remove(0)]
+    };
+    let entry = pool.sidecars[0].listen;
+    let mut devices = [Client::connect(entry, &first).await, Client::connect(entry, &first).await];
+    let mut other = Client::connect(entry, &second).await;
+    pool.give(&[0, 1]).await;
+    pool.plan.move_all(&[&pool.sidecars[0]], 3).await;
+    for client in devices.iter_mut().chain([&mut other]) {
+        client.goodbye().await;
+    }
+    let mut one = Client::connect(entry, &first).await;
+    let mut other = Client::connect(entry, &second).await;
+    happened(&pool.sidecars[0].send_to(&first, "hello").await, 1, 1);
+    assert_eq!(one.hear().await, Message::text("hello"));
+    pool.give(&[0, 1, 2]).await;
+    let granted = async || pool.sidecars[1].grant(&pool.plan.grant(&pool.sidecars[1], 10)).await;
+    until("the other key has moved on", async || equal(&granted().await.evicted, &1)).await;
+    other.goodbye().await;
+    one.check().await;
+    let mut two = Client::connect(entry, &first).await;
+    assert_eq!(two.hear().await, Message::text("hello"));
+    assert_eq!(two.server, "b");
+    until("it moves, too", async || equal(&granted().await.evicted, &3)).await;
+    for mut client in [one, two] {
+        client.goodbye().await;
+        let mut again = Client::connect(entry, &first).await;
+        assert_eq!(again.server, "c");
+        again.check().await;
+    }
 }

@@ -102,7 +102,7 @@ async fn nothing_secret_is_logged_at_the_most_verbose_level() {
         a.ask(Some(token), Method::GET, "/v1/status?t=secret-in-query", "").await;
     }
     a.ask(Some(&tokens[2]), Method::PUT, "/v1/drain", "").await;
-    let notice = Draining { pool_uid: "pool-1".into(), uid: "b".into(), draining: false };
+    let notice = Draining { pool_uid: "pool-1".into(), uid: "b".into(), draining: false, gone: false };
     let letter = Letter::json("PUT", DRAINING, &notice).signed(&Member::with(SECRET));
     letter.ask(&a).await;
     letter.ask(&a).await;

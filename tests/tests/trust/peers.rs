@@ -205,7 +205,7 @@ impl Scene {
 
     /// `b` says that it drains, or no longer does.
     fn draining(draining: bool) -> Letter {
-        Letter::json("PUT", DRAINING, &Draining { pool_uid: "pool-1".into(), uid: "b".into(), draining })
+        Letter::json("PUT", DRAINING, &Draining { pool_uid: "pool-1".into(), uid: "b".into(), draining, gone: false })
     }
 }
 
@@ -325,7 +325,7 @@ async fn no_client_gets_a_sidecar_to_sign_for_it() {
     let scene = Scene::new().await;
     // Its key would take it to `b`, with the proof of `a`.
     let theirs = scene.plan.keys_of(&scene.b, 1).remove(0);
-    let drain = Draining { pool_uid: "pool-1".into(), uid: "b".into(), draining: true };
+    let drain = Draining { pool_uid: "pool-1".into(), uid: "b".into(), draining: true, gone: false };
     for path in [DRAINING, CLAIMS, "/.wspool/v2/anything"] {
         let letter = Letter::json("PUT", &format!("{path}?user={theirs}"), &drain).without(header::FROM);
         refused(&letter.ask(&scene.a).await, 403, "not-a-peer", path);
