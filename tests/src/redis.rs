@@ -117,14 +117,8 @@ pub async fn publish(client: &Client, channel: &str, message: &[u8]) -> u64 {
 pub async fn cluster(size: u16) -> Vec<Redis> {
     let mut servers = Vec::new();
     for _ in 0..size {
-        let (address, bus) = (ports::free(), ports::free());
-        let [port, bus] = [address, bus].map(|address| address.port().to_string());
-        let arguments = ["--port", &port, "--cluster-enabled", "yes", "--cluster-port", &bus];
-        let server = Redis::start_with(address, &arguments);
+        let server = member(&servers).await;
         let client = server.client().await;
-        let first: &Redis = servers.first().unwrap_or(&server);
-        let [meets, at] = [first.address.port().to_string(), first.arguments[first.arguments.len() - 1].clone()];
-        command(&client, &["CLUSTER", "MEET", "127.0.0.1", &meets, &at]).await;
         let slots = 16_384 / usize::from(size);
         let from = slots * servers.len();
         let to = if servers.len() + 1 == usize::from(size) { 16_383 } else { from + slots - 1 };
@@ -141,6 +135,38 @@ pub async fn cluster(size: u16) -> Vec<Redis> {
     servers
 }
 
+/// A server that knows the others of a cluster, and has nothing of it.
+async fn member(servers: &[Redis]) -> Redis {
+    let (address, bus) = (ports::free(), ports::free());
+    let [port, bus] = [address, bus].map(|address| address.port().to_string());
+    let arguments = ["--port", &port, "--cluster-enabled", "yes", "--cluster-port", &bus];
+    let server = Redis::start_with(address, &arguments);
+    let first = servers.first().unwrap_or(&server);
+    let [meets, at] = [first.address.port().to_string(), first.arguments[first.arguments.len() - 1].clone()];
+    command(&server.client().await, &["CLUSTER", "MEET", "127.0.0.1", &meets, &at]).await;
+    server
+}
+
+/// Puts another server in the place of one of a cluster; both go on.
+pub async fn fail_over(servers: &[Redis], from: &Redis) -> Redis {
+    let server = member(servers).await;
+    let client = server.client().await;
+    let id = command(&from.client().await, &["CLUSTER", "MYID"]).await;
+    let replicate = async || try_command(&client, &["CLUSTER", "REPLICATE", &id]).await;
+    until("it knows whom it stands in for", replicate).await;
+    until("it stands in", async || {
+        let state = command(&client, &["INFO", "replication"]).await;
+        if state.contains("role:master") {
+            return Ok(());
+        }
+        // An attempt that the others do not agree to is given up after some seconds.
+        let asked = try_command(&client, &["CLUSTER", "FAILOVER"]).await;
+        Err(format!("{asked:?}: {state}"))
+    })
+    .await;
+    server
+}
+
 /// Moves the slot of a channel, with all that is in it, to another server of a cluster.
 pub async fn move_channel(servers: &[Redis], channel: &str, to: &Redis) {
     let target = to.client().await;
@@ -153,8 +179,13 @@ pub async fn move_channel(servers: &[Redis], channel: &str, to: &Redis) {
     }
 }
 
-async fn command(client: &Client, words: &[&str]) -> String {
+/// Sends a command; panics when it is refused.
+pub async fn command(client: &Client, words: &[&str]) -> String {
+    try_command(client, words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+async fn try_command(client: &Client, words: &[&str]) -> Result<String, String> {
     let command = CustomCommand::new(words[0].to_owned(), ClusterHash::Random, false);
     let arguments: Vec<String> = words[1..].iter().map(|&word| word.to_owned()).collect();
-    client.custom(command, arguments).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    client.custom(command, arguments).await.map_err(|error| error.to_string())
 }

@@ -322,15 +322,50 @@ async fn a_channel_that_goes_to_another_shard_is_listened_to_there() {
     listens(&pool, clients.len() + 1).await;
     for server in &servers {
         redis::move_channel(&servers, &channel("ann"), server).await;
-        for (key, client) in &mut clients {
-            let publisher = redis::client(&url, None).await;
-            until("it is heard at its shard", async || {
-                equal(&publish(&publisher, &channel(key), server.address.to_string().as_bytes()).await, &1)
-            })
-            .await;
-            assert_eq!(client.hear().await, Message::text(server.address.to_string()));
-        }
+        heard_at_shards(&url, &mut clients, &server.address.to_string()).await;
     }
+    let _standing_in = redis::fail_over(&servers, &servers[2]).await;
+    heard_at_shards(&url, &mut clients, "failed over").await;
+}
+
+/// Waits until what is published for each key is heard where it is.
+async fn heard_at_shards(url: &str, clients: &mut [(&str, Client)], text: &str) {
+    for (key, client) in clients {
+        until("it is heard at its shard", async || {
+            let publisher = redis::client(url, None).await;
+            equal(&publish(&publisher, &channel(key), text.as_bytes()).await, &1)
+        })
+        .await;
+        assert_eq!(client.hear().await, Message::text(text));
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_listen_in_a_cluster_is_said() {
+    let servers = redis::cluster(2).await;
+    let file = servers[0].path("url");
+    let url = format!("redis-cluster://wspool:s3cret@{}", servers[0].address);
+    std::fs::write(&file, &url).expect("a file in a temporary folder");
+    let allow = async |channels: &str| {
+        for server in &servers {
+            let words = ["ACL", "SETUSER", "wspool", "on", ">s3cret", "~*", "resetchannels", channels, "+@all"];
+            redis::command(&server.client().await, &words).await;
+        }
+    };
+    allow("&other:*").await;
+    let pool = Pool::with(&["a"], 1, settings(&file)).await;
+    let mut client = Client::connect(pool.sidecars[0].listen, "ann").await;
+    until("what is wrong is said", async || {
+        let health = format!("{:?}", pool.sidecars[0].status().await.redis);
+        if health.contains("NOPERM") { Ok(()) } else { Err(health) }
+    })
+    .await;
+    assert_eq!(pool.metric("wspool_redis_up").await, 0);
+    allow(&format!("&{PREFIX}*")).await;
+    listens(&pool, 2).await;
+    let publisher = redis::client(&url, None).await;
+    assert_eq!(publish(&publisher, &channel("ann"), b"heard").await, 1);
+    assert_eq!(client.hear().await, Message::text("heard"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
