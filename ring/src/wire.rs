@@ -166,9 +166,9 @@ pub struct Claim {
     /// How long the answer may wait for connections that are leaving, in milliseconds.
     #[serde(default)]
     pub wait_ms: u64,
-    /// What the claimant will publish for the key, in the pool's Redis, as soon as it hears the key itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub marker: Option<String>,
+    /// Whether the claimant will hear what is published for the key in the pool's Redis, and publishes a marker then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hears: bool,
 }
 
 /// What a previous owner says to a [`Claim`].
@@ -178,9 +178,9 @@ pub struct ClaimReply {
     /// Whether the key is released.
     #[serde(flatten)]
     pub answer: ClaimAnswer<Peer>,
-    /// Whether it passes on to the claimant what is published for the key, until it hears the claim's marker.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub passes_on: bool,
+    /// The marker that the claimant is to publish: until it comes, what is published for the key is passed on to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<String>,
 }
 
 /// `POST /.wspool/v1/cut-overs`: whoever had a key has passed on all that was published for it before a marker.
@@ -191,7 +191,7 @@ pub struct CutOver {
     pub pool_uid: String,
     /// The key.
     pub key: String,
-    /// The claim's marker.
+    /// The marker.
     pub marker: String,
 }
 

@@ -40,18 +40,15 @@ fn loads_keep_their_shape() {
 fn a_claim_keeps_its_shape() {
     let claimant = Peer { uid: "u".into(), address: "a:1".into() };
     let (version, pool_uid) = (VERSION, "p".into());
-    let claim = Claim { key: "k".into(), version, pool_uid, claimant, wait_ms: 5, marker: None };
+    let claim = Claim { key: "k".into(), version, pool_uid, claimant, wait_ms: 5, hears: false };
     let claimant = json!({"uid": "u", "address": "a:1"});
     let mut json = json!({"key": "k", "term": 2, "epoch": 7, "poolUid": "p", "claimant": claimant, "waitMs": 5});
     reads_and_writes(&claim, &json);
-    json["marker"] = "m".into();
-    reads_and_writes(&Claim { marker: Some("m".into()), ..claim }, &json);
-    let reply = ClaimReply { answer: ClaimAnswer::Released { away: 2, receivers: Some(1) }, passes_on: true };
-    reads_and_writes(&reply, &json!({"answer": "released", "away": 2, "receivers": 1, "passesOn": true}));
-    reads_and_writes(
-        &ClaimReply { passes_on: false, ..reply },
-        &json!({"answer": "released", "away": 2, "receivers": 1}),
-    );
+    json["hears"] = true.into();
+    reads_and_writes(&Claim { hears: true, ..claim }, &json);
+    let reply = ClaimReply { answer: ClaimAnswer::Released { away: 2, receivers: Some(1) }, marker: Some("m".into()) };
+    reads_and_writes(&reply, &json!({"answer": "released", "away": 2, "receivers": 1, "marker": "m"}));
+    reads_and_writes(&ClaimReply { marker: None, ..reply }, &json!({"answer": "released", "away": 2, "receivers": 1}));
     let cut_over = CutOver { pool_uid: "p".into(), key: "k".into(), marker: "m".into() };
     reads_and_writes(&cut_over, &json!({"poolUid": "p", "key": "k", "marker": "m"}));
 }

@@ -11,7 +11,7 @@ use ring::claim::{Arrival, ClaimAnswer, Released};
 use ring::wire::{Claim, ClaimReply, Peer};
 
 use crate::peers::{LEAVING_WAIT, PeerError};
-use crate::registry::{Admission, ConnectionId, Seat, cut_over_marker};
+use crate::registry::{Admission, ConnectionId, Seat};
 use crate::relay::Link;
 use crate::sessions::Visit;
 use crate::sidecar::Sidecar;
@@ -301,13 +301,13 @@ async fn claim_from_all(
         pool_uid: view.pool_uid().to_owned(),
         claimant: view.me.clone(),
         wait_ms: 0,
-        marker: sidecar.redis.cuts().then(cut_over_marker),
+        hears: sidecar.redis.cuts(),
     };
     let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, claim.clone(), peer, deadline))).await;
-    let (mut away, mut receivers, mut passed_on) = (0, 0, false);
+    let (mut away, mut receivers, mut begun) = (0, 0, None);
     let mut outcome = Claimed::Released(Released(view.version()));
-    for (peer, ClaimReply { answer, passes_on }) in previous.iter().zip(answers) {
-        passed_on |= passes_on;
+    for (peer, ClaimReply { answer, marker }) in previous.iter().zip(answers) {
+        begun = begun.or(marker);
         match answer {
             ClaimAnswer::Released { away: evicted, receivers: known } => {
                 away += evicted;
@@ -322,7 +322,7 @@ async fn claim_from_all(
     }
     let mut registry = sidecar.registry();
     registry.expect(key, away, receivers);
-    if let Some(marker) = claim.marker.filter(|_| passed_on) {
+    if let Some(marker) = begun {
         registry.take_over(key, marker, Instant::now());
     }
     outcome
@@ -351,7 +351,7 @@ impl Drop for Change<'_> {
 /// Claims a key from one previous owner, and waits while its last connections leave. One that cannot be reached counts
 /// as having released: a crash allows no guarantee, and its clients need a server.
 async fn claim_from(sidecar: &Sidecar, mut claim: Claim, peer: &Peer, deadline: Instant) -> ClaimReply {
-    let without_more = |answer| ClaimReply { answer, passes_on: false };
+    let without_more = |answer| ClaimReply { answer, marker: None };
     let until_known = Instant::now() + STRANGER_WAIT;
     loop {
         match sidecar.peers.claim(peer, &claim).await {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::drain::{Facts, MARGIN, Step};
 use crate::messages::HOLD;
-use crate::registry::{Registry, cut_over_marker};
+use crate::registry::Registry;
 use crate::sidecar::Sidecar;
 
 /// How often evictions begin while there is something to evict: fine enough that they come one by one at any sane rate.
@@ -190,8 +190,7 @@ pub async fn drained(sidecar: &Sidecar) {
 
 /// Tells the keys' owners who is on its way to them: once this sidecar has ended they could not ask it.
 async fn tell_returns(sidecar: &Sidecar) {
-    let listens = sidecar.redis.cuts();
-    let told = sidecar.registry().tell_returns(|| listens.then(cut_over_marker), Instant::now());
+    let told = sidecar.registry().tell_returns(sidecar.redis.cuts(), Instant::now());
     let pool_uid = sidecar.view().pool_uid().to_owned();
     let tell = async |owner: &Peer, keys: &[Returning]| {
         let returns = Returns { pool_uid: pool_uid.clone(), keys: keys.to_vec() };

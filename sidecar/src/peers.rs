@@ -468,7 +468,7 @@ mod tests {
     fn claim() -> Claim {
         let claimant = Peer { uid: "a".into(), address: "a:1".into() };
         let version = Version::default();
-        Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, marker: None }
+        Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, hears: false }
     }
 
     #[tokio::test]

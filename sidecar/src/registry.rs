@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 pub use self::audience::Audience;
 use self::audience::Changes;
 use self::cut_over::CutOvers;
-pub use self::cut_over::{Heard, MARKER, cut_over_marker};
+pub use self::cut_over::{Heard, MARKER};
 use self::held::Held;
 pub use self::held::HeldMessage;
 use self::pins::Pins;
@@ -321,22 +321,23 @@ impl Registry {
         let state = &self.keys[id].state;
         if listens && self.cut_overs.takes(id) && state.connections() == 0 && !state.is_pinned() {
             // One after the other: what its owner before passes on is not all here.
-            return Some(ClaimReply { answer: ClaimAnswer::Leaving, passes_on: false });
+            return Some(ClaimReply { answer: ClaimAnswer::Leaving, marker: None });
         }
         let mut answer = self.keys[id].state.claim(&standing, claim.version, &claim.claimant);
-        let mut passes_on = false;
+        let mut marker = None;
         if let ClaimAnswer::Released { away, receivers } = &mut answer {
             // Those that were on their way here go on to the claimant, and so does what is published for them.
             let entry = &mut self.keys[id];
             *away += std::mem::take(&mut entry.expected);
             let expected = std::mem::take(&mut entry.expected_receivers);
             *receivers = Some(std::mem::take(&mut entry.away_receivers) + expected);
-            let marker = claim.marker.as_deref().filter(|_| listens);
-            passes_on = marker.is_some_and(|marker| self.cut_overs.give(id, &claim.claimant, marker, now));
+            if listens && claim.hears {
+                marker = self.cut_overs.give(id, &claim.claimant, now);
+            }
         }
         self.loose.insert(id);
         self.forget_if_empty(id);
-        Some(ClaimReply { answer, passes_on })
+        Some(ClaimReply { answer, marker })
     }
 
     /// Remembers how many connections of a key are on their way here, and how many that may get messages.

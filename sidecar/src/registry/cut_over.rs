@@ -21,11 +21,6 @@ pub const MARKER: &[u8] = b"\xffwspool-cut-over:";
 /// How long a cut-over may take: as long as Redis may take to answer a subscription, and somewhat more.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A marker that nobody can foresee.
-pub fn cut_over_marker() -> String {
-    format!("{:032x}", rand::random::<u128>())
-}
-
 /// The keys whose hearing goes from one sidecar to another.
 #[derive(Debug, Default)]
 pub(super) struct CutOvers(HashMap<KeyId, CutOver>);
@@ -86,19 +81,24 @@ impl CutOvers {
         }
     }
 
-    /// Begins to pass on, unless somebody else is passed to already.
-    pub(super) fn give(&mut self, key: KeyId, to: &Peer, marker: &str, now: Instant) -> bool {
-        if self.has(key) && self.giving_to(key) != Some(to) {
-            return false;
-        }
-        self.0.insert(key, CutOver { marker: marker.into(), side: Side::Giving(to.clone()), until: now + LIMIT });
-        true
+    /// Begins to pass on, or goes on to the same one, until a marker comes; `None` when somebody else is passed to already.
+    pub(super) fn give(&mut self, key: KeyId, to: &Peer, now: Instant) -> Option<String> {
+        let begin = || {
+            // Nobody can foresee it.
+            let marker = format!("{:032x}", rand::random::<u128>());
+            CutOver { marker, side: Side::Giving(to.clone()), until: now + LIMIT }
+        };
+        let it = self.0.entry(key).or_insert_with(begin);
+        matches!(&it.side, Side::Giving(other) if other == to).then(|| it.marker.clone())
     }
 }
 
 impl Registry {
     /// What is published for a key from now on comes from its last owner, until the marker.
     pub fn take_over(&mut self, key: &str, marker: String, now: Instant) {
+        if self.is_cut_over(key, &marker) {
+            return;
+        }
         let id = self.key_id(key);
         let side = Side::Taking(Taking::default());
         self.cut_overs.0.insert(id, CutOver { marker, side, until: now + LIMIT });
@@ -201,20 +201,20 @@ impl Registry {
         self.cut_overs.0.values().any(|it| matches!(it.side, Side::Giving(_)))
     }
 
-    /// What the owners of keys have to know before this sidecar ends: which connections are on their way to them. `marker`:
-    /// makes one, where what is published for keys is heard here; that is passed on until it comes.
-    pub fn tell_returns(&mut self, marker: impl Fn() -> Option<String>, now: Instant) -> HashMap<Peer, Vec<Returning>> {
+    /// What the owners of keys have to know before this sidecar ends: which connections are on their way to them. `listens`:
+    /// what is published for keys is heard here, and is passed on.
+    pub fn tell_returns(&mut self, listens: bool, now: Instant) -> HashMap<Peer, Vec<Returning>> {
         let mut all: HashMap<Peer, Vec<Returning>> = HashMap::new();
         for id in self.loose.clone() {
             let key = Arc::clone(&self.keys[id].key);
             let standing = self.view.standing(&key).filter(|standing| !standing.mine);
             let Some(owner) = standing.and_then(|standing| standing.owner) else { continue };
-            let heard = self.has_audience(id);
+            let heard = listens && self.has_audience(id);
             let entry = &mut self.keys[id];
             let away = entry.state.tell_away() + std::mem::take(&mut entry.expected);
             let receivers = std::mem::take(&mut entry.away_receivers) + std::mem::take(&mut entry.expected_receivers);
             if away > 0 || receivers > 0 {
-                let marker = marker().filter(|marker| heard && self.cut_overs.give(id, &owner, marker, now));
+                let marker = heard.then(|| self.cut_overs.give(id, &owner, now)).flatten();
                 all.entry(owner).or_default().push(Returning { key: (*key).into(), away, receivers, marker });
             }
             self.forget_if_empty(id);
@@ -250,31 +250,30 @@ mod tests {
     use crate::view::View;
 
     const KEY: &str = "user-0";
-    const PASSED_ON: ClaimReply =
-        ClaimReply { answer: ClaimAnswer::Released { away: 1, receivers: Some(1) }, passes_on: true };
+    const RELEASED: ClaimAnswer<Peer> = ClaimAnswer::Released { away: 1, receivers: Some(1) };
 
     fn peer(uid: &str) -> Peer {
         Peer { uid: uid.into(), address: format!("{uid}:1") }
     }
 
-    fn claim(epoch: u64, claimant: &str, marker: &str) -> Claim {
+    fn claim(epoch: u64, claimant: &str) -> Claim {
         let version = Version { term: 1, epoch };
-        let (claimant, marker) = (peer(claimant), Some(marker.into()));
-        Claim { key: KEY.into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, marker }
+        Claim { key: KEY.into(), version, pool_uid: "pool".into(), claimant: peer(claimant), wait_ms: 0, hears: true }
     }
 
     fn marker(marker: &str) -> Vec<u8> {
         [MARKER, marker.as_bytes()].concat()
     }
 
-    /// The sidecar `a` after `b` has claimed its key.
-    fn giving(now: Instant) -> Registry {
+    /// The sidecar `a` after `b` has claimed its key, and the marker until which it passes on.
+    fn giving(now: Instant) -> (Registry, String) {
         let (mut registry, held) = holding(1);
         registry.place(&placement(2, &["b"], &[(1, &["a"])]));
         registry.expect(KEY, 1, 1);
         registry.remove(held[0].1);
-        assert_eq!(registry.claim(&claim(2, "b", "one"), true, now), Some(PASSED_ON));
-        registry
+        let reply = registry.claim(&claim(2, "b"), true, now).unwrap();
+        assert_eq!(reply.answer, RELEASED);
+        (registry, reply.marker.expect("it passes on"))
     }
 
     /// The sidecar `a` after it has claimed the key from `b`.
@@ -294,16 +293,16 @@ mod tests {
     #[test]
     fn the_last_owner_passes_on_what_comes_before_the_marker() {
         let now = Instant::now();
-        let mut registry = giving(now);
+        let (mut registry, one) = giving(now);
         assert!(heard_here(&mut registry) && registry.is_giving());
         let message = Message::new(MessageKind::Text, b"hello").unwrap();
         assert_eq!(registry.hear(KEY, b"hello"), Heard::Message);
         let posted = registry.post(KEY, &message, Role::Hearer, now);
         assert_eq!((posted.owner, registry.giving_to(KEY)), (Some(peer("b")), Some(peer("b"))));
         assert_eq!(registry.hear(KEY, &marker("another")), Heard::Nothing);
-        assert_eq!(registry.hear(KEY, &marker("one")), Heard::Last("one".into()));
-        assert_eq!(registry.give_last(KEY, "one"), Some(peer("b")));
-        assert_eq!((registry.give_last(KEY, "one"), registry.giving_to(KEY)), (None, None));
+        assert_eq!(registry.hear(KEY, &marker(&one)), Heard::Last(one.clone()));
+        assert_eq!(registry.give_last(KEY, &one), Some(peer("b")));
+        assert_eq!((registry.give_last(KEY, &one), registry.giving_to(KEY)), (None, None));
         assert!(!heard_here(&mut registry) && !registry.is_giving());
     }
 
@@ -343,37 +342,48 @@ mod tests {
         let now = Instant::now();
         let mut registry = taking(now);
         registry.place(&placement(3, &["c"], &[(2, &["a"]), (1, &["b"])]));
-        let leaving = Some(ClaimReply { answer: ClaimAnswer::Leaving, passes_on: false });
-        assert_eq!(registry.claim(&claim(3, "c", "two"), true, now), leaving);
+        let leaving = Some(ClaimReply { answer: ClaimAnswer::Leaving, marker: None });
+        assert_eq!(registry.claim(&claim(3, "c"), true, now), leaving);
         registry.hear(KEY, &marker("one"));
-        assert_eq!(registry.claim(&claim(3, "c", "two"), true, now), leaving);
+        assert_eq!(registry.claim(&claim(3, "c"), true, now), leaving);
         registry.complete_cut_over(KEY, "one");
-        assert_eq!(registry.claim(&claim(3, "c", "two"), true, now), Some(PASSED_ON));
+        let reply = registry.claim(&claim(3, "c"), true, now).unwrap();
+        assert!(reply.answer == RELEASED && reply.marker.is_some_and(|marker| marker != "one"));
     }
 
     #[test]
-    fn whoever_claims_again_is_passed_to_until_its_new_marker_and_nobody_else_is() {
+    fn whoever_claims_again_is_told_of_the_same_marker_and_nobody_else_is_passed_to() {
         let now = Instant::now();
-        let mut registry = giving(now);
-        let again = ClaimReply { answer: ClaimAnswer::Released { away: 0, receivers: Some(0) }, passes_on: true };
-        assert_eq!(registry.claim(&claim(2, "b", "two"), true, now), Some(again.clone()));
-        assert_eq!(registry.hear(KEY, &marker("one")), Heard::Nothing);
+        let (mut registry, one) = giving(now);
+        let answer = ClaimAnswer::Released { away: 0, receivers: Some(0) };
+        let again = ClaimReply { answer: answer.clone(), marker: Some(one.clone()) };
+        assert_eq!(registry.claim(&claim(2, "b"), true, now), Some(again));
         registry.place(&placement(3, &["c"], &[(2, &["b"]), (1, &["a"])]));
-        let not_passed_on = ClaimReply { passes_on: false, ..again };
-        assert_eq!(registry.claim(&claim(3, "c", "three"), true, now), Some(not_passed_on));
-        assert_eq!(registry.hear(KEY, &marker("two")), Heard::Last("two".into()));
+        assert_eq!(registry.claim(&claim(3, "c"), true, now), Some(ClaimReply { answer, marker: None }));
+        assert_eq!(registry.hear(KEY, &marker(&one)), Heard::Last(one));
+    }
+
+    #[test]
+    fn a_cut_over_that_is_told_of_again_goes_on() {
+        let now = Instant::now();
+        let mut registry = taking(now);
+        registry.hear(KEY, &marker("one"));
+        registry.take_over(KEY, "one".into(), now);
+        assert_eq!(registry.hear(KEY, b"hello"), Heard::Message, "it came behind the marker");
+        registry.take_over(KEY, "two".into(), now);
+        assert_eq!(registry.hear(KEY, b"hello"), Heard::Nothing);
     }
 
     #[test]
     fn where_nothing_is_heard_nothing_is_passed_on() {
         let now = Instant::now();
-        for (listens, marker) in [(false, Some("one".into())), (true, None)] {
+        for (listens, hears) in [(false, true), (true, false)] {
             let (mut registry, held) = holding(1);
             registry.place(&placement(2, &["b"], &[(1, &["a"])]));
             registry.expect(KEY, 1, 1);
             registry.remove(held[0].1);
-            let reply = registry.claim(&Claim { marker, ..claim(2, "b", "") }, listens, now);
-            assert_eq!(reply, Some(ClaimReply { passes_on: false, ..PASSED_ON }));
+            let reply = registry.claim(&Claim { hears, ..claim(2, "b") }, listens, now);
+            assert_eq!(reply, Some(ClaimReply { answer: RELEASED, marker: None }));
         }
     }
 
@@ -390,33 +400,33 @@ mod tests {
             last.confirm(*id).unwrap();
             last.remove(*id);
         }
-        let mut told = last.tell_returns(|| Some("one".into()), now);
+        let mut told = last.tell_returns(true, now);
         let mut keys = told.remove(&peer("b")).unwrap();
         keys.sort_by(|one, other| one.key.cmp(&other.key));
-        let returning = |key: &str| Returning { key: key.into(), away: 1, receivers: 1, marker: Some("one".into()) };
-        assert_eq!((keys.clone(), told.len()), (vec![returning(KEY), returning("user-1")], 0));
-        assert_eq!((last.giving_to(KEY), last.tell_returns(|| None, now).len()), (Some(peer("b")), 0));
+        let said = keys.iter().map(|it| (it.key.as_str(), it.away, it.receivers, it.marker.is_some()));
+        assert_eq!((said.collect::<Vec<_>>(), told.len()), (vec![(KEY, 1, 1, true), ("user-1", 1, 1, true)], 0));
+        assert_eq!((last.giving_to(KEY), last.tell_returns(true, now).len()), (Some(peer("b")), 0));
 
         let mut next = Registry::new(View::new(peer("b"), Settings::default()));
         next.place(&two);
         next.hear_returns(keys.clone(), now);
-        assert!(heard_here(&mut next) && next.is_cut_over(KEY, "one"));
+        assert!(heard_here(&mut next) && next.is_cut_over(KEY, keys[0].marker.as_ref().unwrap()));
         let message = Message::new(MessageKind::Text, b"hello").unwrap();
         let owner = Role::Owner { away: 0, left: Duration::from_secs(1) };
         assert_eq!(next.post(KEY, &message, owner, now).held, 1);
         last.hear_returns(keys, now);
-        assert!(!last.is_cut_over("user-1", "two") && last.giving_to("user-1").is_some(), "it is not the owner");
+        assert!(last.giving_to("user-1").is_some(), "it is not the owner");
     }
 
     #[test]
     fn a_cut_over_ends_by_itself_when_the_other_side_is_silent() {
         let now = Instant::now();
-        for mut registry in [giving(now), taking(now)] {
+        for (mut registry, one) in [giving(now), (taking(now), "one".into())] {
             registry.expire_cut_overs(now + LIMIT / 2);
-            assert!(registry.is_cut_over(KEY, "one"));
+            assert!(registry.is_cut_over(KEY, &one));
             registry.expire_cut_overs(now + LIMIT);
-            assert!(!registry.is_cut_over(KEY, "one"));
-            assert_eq!(registry.hear(KEY, &marker("one")), Heard::Nothing);
+            assert!(!registry.is_cut_over(KEY, &one));
+            assert_eq!(registry.hear(KEY, &marker(&one)), Heard::Nothing);
             assert_eq!(registry.hear(KEY, b"hello"), Heard::Message);
         }
     }

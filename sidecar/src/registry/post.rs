@@ -473,7 +473,7 @@ mod tests {
         }
         let version = Version { term: 1, epoch: 3 };
         let claimant = Peer { uid: "b".into(), address: "b:1".into() };
-        let claim = Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, marker: None };
+        let claim = Claim { key: "ann".into(), version, pool_uid: "pool".into(), claimant, wait_ms: 0, hears: false };
         let released = ClaimAnswer::Released { away: 2, receivers: Some(1) };
         assert_eq!(registry.claim(&claim, false, now).map(|reply| reply.answer), Some(released));
         assert_eq!(hears(&mut registry), 0);

@@ -119,7 +119,7 @@ fn what_was_evicted_is_told_to_the_claimant_once_it_is_released() {
     evict_all(&mut registry);
     let (key, id) = held.into_iter().find(|(_, id)| moved(*id, &registry)).unwrap();
     let version = Version { term: 1, epoch: 2 };
-    let claim = Claim { key, version, pool_uid: "pool".into(), claimant: peer("b"), wait_ms: 0, marker: None };
+    let claim = Claim { key, version, pool_uid: "pool".into(), claimant: peer("b"), wait_ms: 0, hears: false };
     assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Leaving));
     registry.confirm(id).unwrap();
     registry.remove(id);
@@ -138,7 +138,7 @@ fn whoever_claims_a_key_learns_of_connections_that_have_not_arrived_from_its_own
     assert_eq!(registry.post("ann", &message, Role::Previous, now).away, 2);
     let version = Version { term: 1, epoch: 3 };
     let (key, pool_uid, claimant) = ("ann".into(), "pool".into(), peer("c"));
-    let claim = Claim { key, version, pool_uid, claimant, wait_ms: 0, marker: None };
+    let claim = Claim { key, version, pool_uid, claimant, wait_ms: 0, hears: false };
     assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 2, receivers: Some(2) }));
     assert_eq!(answer(&mut registry, &claim), Some(ClaimAnswer::Released { away: 0, receivers: Some(0) }));
     assert_eq!(registry.post("ann", &message, Role::Previous, now).away, 0);
@@ -199,7 +199,7 @@ fn a_sidecar_that_is_gone_is_not_asked_until_it_claims_again() {
     assert!(matches!(enter(&mut registry), Admission::Seated(_)), "it is known under newer placements, too");
     let version = Version { term: 1, epoch: 3 };
     let (key, pool_uid, claimant) = ("bob".into(), "pool".into(), peer("b"));
-    let claim = Claim { key, version, pool_uid, claimant, wait_ms: 0, marker: None };
+    let claim = Claim { key, version, pool_uid, claimant, wait_ms: 0, hears: false };
     assert!(answer(&mut registry, &claim).is_some());
     assert_eq!(registry.enter("cid", Arrival::Owner, None), Admission::Claim(vec![peer("b")]));
     registry.set_gone("b", true);

@@ -199,7 +199,7 @@ impl Scene {
         let mut version = self.plan.placement.version;
         version.epoch += 1;
         let claimant = Peer { uid: "b".into(), address: self.b.listen.to_string() };
-        let claim = Claim { key: key.into(), version, pool_uid: "pool-1".into(), claimant, wait_ms: 0, marker: None };
+        let claim = Claim { key: key.into(), version, pool_uid: "pool-1".into(), claimant, wait_ms: 0, hears: false };
         Letter::json("POST", CLAIMS, &claim)
     }
 
