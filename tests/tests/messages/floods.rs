@@ -94,13 +94,13 @@ async fn what_is_published_faster_than_its_client_reads_costs_bounded_memory_is_
         equal(&accounted_for(&pool).await, &((MESSAGES + published) as u64))
     })
     .await;
-    assert!(pool.metric("wspool_messages_dropped_total{reason=\"slow\"}").await > 0, "it read all of it");
     // 40 MB were published for it.
     assert!(most < before + 30 * 1024 * 1024, "{before} bytes before, {most} at most");
     assert_eq!(others.breaks(), 0);
 
     // It reads: what was written for it is there, and then what comes from now on.
     let written = pool.metric("wspool_messages_total{outcome=\"written\"}").await - published as u64;
+    assert!(written < MESSAGES as u64, "it read all of it");
     let greeting = plain(opcode::TEXT, pool.plan.owner("ann").as_bytes());
     assert_eq!(slow.exactly(greeting.len()).await, greeting);
     let flooded = plain(opcode::TEXT, &[b'x'; 1_024]);
