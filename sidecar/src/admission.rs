@@ -8,7 +8,7 @@ use http::StatusCode;
 use rand::seq::IndexedRandom as _;
 use ring::Holder;
 use ring::claim::{Arrival, ClaimAnswer, Released};
-use ring::wire::{Claim, ClaimReply, Peer};
+use ring::wire::{Claim, ClaimReply, Peer, Returning};
 
 use crate::peers::{LEAVING_WAIT, PeerError};
 use crate::registry::{Admission, ConnectionId, Seat};
@@ -304,11 +304,11 @@ async fn claim_from_all(
         hears: sidecar.redis.cuts(),
     };
     let answers = join_all(previous.iter().map(|peer| claim_from(sidecar, claim.clone(), peer, deadline))).await;
-    let (mut away, mut receivers, mut begun) = (0, 0, None);
+    let (mut away, mut receivers, mut marker) = (0, 0, None);
     let mut outcome = Claimed::Released(Released(view.version()));
-    for (peer, ClaimReply { answer, marker }) in previous.iter().zip(answers) {
-        begun = begun.or(marker);
-        match answer {
+    for (peer, reply) in previous.iter().zip(answers) {
+        marker = marker.or(reply.marker);
+        match reply.answer {
             ClaimAnswer::Released { away: evicted, receivers: known } => {
                 away += evicted;
                 // Who does not know them apart waits for all.
@@ -320,11 +320,8 @@ async fn claim_from_all(
             ClaimAnswer::Leaving => {}
         }
     }
-    let mut registry = sidecar.registry();
-    registry.expect(key, away, receivers);
-    if let Some(marker) = begun {
-        registry.take_over(key, marker, Instant::now());
-    }
+    let returning = Returning { key: claim.key, away, receivers, marker };
+    sidecar.registry().await_returning(returning, Instant::now());
     outcome
 }
 

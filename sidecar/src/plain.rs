@@ -244,7 +244,7 @@ async fn answer_claim(sidecar: &Arc<Sidecar>, request: Request<Incoming>) -> Res
     let Some(claim) = read::<Claim>(request).await else { return text(StatusCode::BAD_REQUEST, "not a claim") };
     match admission::answer_claim(sidecar, &claim).await {
         Some(answer) => json(StatusCode::OK, &answer),
-        None => text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool"),
+        None => other_pool(),
     }
 }
 
@@ -254,7 +254,7 @@ async fn answer_draining(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
     };
     let mut registry = sidecar.registry();
     if registry.view().pool_uid() != draining.pool_uid {
-        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+        return other_pool();
     }
     registry.set_draining(&draining.uid, draining.draining);
     registry.set_gone(&draining.uid, draining.gone);
@@ -267,7 +267,7 @@ async fn answer_returns(sidecar: &Sidecar, request: Request<Incoming>) -> Respon
     };
     let mut registry = sidecar.registry();
     if registry.view().pool_uid() != pool_uid {
-        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+        return other_pool();
     }
     registry.hear_returns(keys, Instant::now());
     empty(StatusCode::NO_CONTENT)
@@ -278,7 +278,7 @@ async fn answer_cut_over(sidecar: &Sidecar, request: Request<Incoming>) -> Respo
         return text(StatusCode::BAD_REQUEST, "not the end of a cut-over");
     };
     if sidecar.view().pool_uid() != pool_uid {
-        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+        return other_pool();
     }
     sidecar.registry().complete_cut_over(&key, &marker);
     sidecar.released.notify_waiters();
@@ -302,7 +302,7 @@ async fn answer_whereabouts(sidecar: &Arc<Sidecar>, request: Request<Incoming>) 
         return text(StatusCode::BAD_REQUEST, "not a question where a key is");
     };
     if sidecar.view().pool_uid() != question.pool_uid {
-        return text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool");
+        return other_pool();
     }
     // Decided as for a handshake; the place is given back at once.
     match admission::admit(sidecar, &question.key, Arrival::Owner).await {
@@ -343,6 +343,10 @@ async fn answer_broadcast(sidecar: &Sidecar, request: Request<Incoming>) -> Resp
         Ok(turn) => json(StatusCode::OK, &messages::deliver_to_all(sidecar, &message, turn).await),
         Err(_) => too_many(),
     }
+}
+
+fn other_pool() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "this sidecar does not belong to that pool")
 }
 
 fn too_many() -> Response<Body> {

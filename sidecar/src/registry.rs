@@ -105,6 +105,13 @@ impl KeyEntry {
     fn is_expecting(&self) -> bool {
         self.expected > 0 || self.expected_receivers > 0
     }
+
+    /// Somebody else expects them from now on, and those that were evicted here. Says how many were on their way here, and
+    /// of all of them how many may get messages.
+    fn send_on(&mut self) -> (u32, u32) {
+        let receivers = std::mem::take(&mut self.expected_receivers) + std::mem::take(&mut self.away_receivers);
+        (std::mem::take(&mut self.expected), receivers)
+    }
 }
 
 #[derive(Debug)]
@@ -249,11 +256,16 @@ impl Registry {
 
     /// Learns that a sidecar, perhaps this one, is empty and about to end; or that it is there again.
     pub fn set_gone(&mut self, uid: &str, gone: bool) {
-        let mut view = View::clone(&self.view);
-        let changed = if gone { view.gone.insert(uid.to_owned()) } else { view.gone.remove(uid) };
-        if changed {
-            self.view = Arc::new(view);
+        if gone == self.view.gone.contains(uid) {
+            return;
         }
+        let mut view = View::clone(&self.view);
+        if gone {
+            view.gone.insert(uid.to_owned());
+        } else {
+            view.gone.remove(uid);
+        }
+        self.view = Arc::new(view);
     }
 
     /// The process was restarted under a placement: others may have taken its keys meanwhile.
@@ -311,10 +323,8 @@ impl Registry {
 
     /// Answers a peer that claims a key. `listens`: what is published for keys is heard here, in the pool's Redis.
     pub fn claim(&mut self, claim: &Claim, listens: bool, now: Instant) -> Option<ClaimReply> {
-        if self.view.gone.contains(&claim.claimant.uid) {
-            // Its process was started again: it may have this key from now on.
-            self.set_gone(&claim.claimant.uid, false);
-        }
+        // If it was gone, its process was started again: it may have this key from now on.
+        self.set_gone(&claim.claimant.uid, false);
         let standing = self.view.standing(&claim.key)?;
         let id = self.key_id(&claim.key);
         let listens = listens && self.has_audience(id);
@@ -327,10 +337,9 @@ impl Registry {
         let mut marker = None;
         if let ClaimAnswer::Released { away, receivers } = &mut answer {
             // Those that were on their way here go on to the claimant, and so does what is published for them.
-            let entry = &mut self.keys[id];
-            *away += std::mem::take(&mut entry.expected);
-            let expected = std::mem::take(&mut entry.expected_receivers);
-            *receivers = Some(std::mem::take(&mut entry.away_receivers) + expected);
+            let (expected, all_receivers) = self.keys[id].send_on();
+            *away += expected;
+            *receivers = Some(all_receivers);
             if listens && claim.hears {
                 marker = self.cut_overs.give(id, &claim.claimant, now);
             }

@@ -105,12 +105,17 @@ pub async fn client(url: &str, tls: Option<TlsConfig>) -> Client {
 
 /// Publishes a message; how many sidecars have heard it.
 pub async fn publish(client: &Client, channel: &str, message: &[u8]) -> u64 {
+    try_publish(client, channel, message).await.unwrap_or_else(|error| panic!("cannot publish to {channel}: {error}"))
+}
+
+/// The same where the servers of a cluster may not agree yet on the channel's.
+pub async fn try_publish(client: &Client, channel: &str, message: &[u8]) -> Result<u64, String> {
     let sent = if client.is_clustered() {
         client.spublish(channel, message).await
     } else {
         client.publish(channel, message).await
     };
-    sent.unwrap_or_else(|error| panic!("cannot publish to {channel}: {error}"))
+    sent.map_err(|error| error.to_string())
 }
 
 /// Servers that share their keys and channels out among them.

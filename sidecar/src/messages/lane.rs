@@ -136,6 +136,7 @@ mod tests {
         drop(places);
         assert!(lock(&lanes.0).by_key.is_empty());
     }
+
     #[test]
     fn keys_that_have_many_waiting_leave_room_for_those_that_have_none() {
         let lanes = Lanes::default();

@@ -99,16 +99,15 @@ fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: &Publication) {
         Published::Text => MessageKind::Text,
         Published::Binary => MessageKind::Binary,
     };
-    let Some(name) = publication.channel.strip_prefix(&*target.prefix).map(str::to_owned) else { return };
-    let bytes = publication.value.as_bytes();
-    let key = name.strip_prefix("key:").map(str::to_owned);
-    if let Some((key, bytes)) = key.as_ref().zip(bytes) {
+    let Some(name) = publication.channel.strip_prefix(&*target.prefix) else { return };
+    let (key, bytes) = (name.strip_prefix("key:"), publication.value.as_bytes());
+    if let Some((key, bytes)) = key.zip(bytes) {
         let heard = sidecar.registry().hear(key, bytes);
         match heard {
             Heard::Message => {}
             Heard::Nothing => return,
-            Heard::Last(marker) => return messages::hear(sidecar, key.clone(), Letter::Last(marker)),
-            Heard::First(marker) => return messages::hear(sidecar, key.clone(), Letter::First(marker)),
+            Heard::Last(marker) => return messages::hear(sidecar, key.to_owned(), Letter::Last(marker)),
+            Heard::First(marker) => return messages::hear(sidecar, key.to_owned(), Letter::First(marker)),
         }
     }
     let message = bytes.and_then(|bytes| Message::new(kind, bytes).ok());
@@ -120,7 +119,7 @@ fn take(sidecar: &Arc<Sidecar>, target: &Target, publication: &Publication) {
         return sidecar.metrics.messages_dropped("no_room", 1);
     };
     if let Some(key) = key {
-        return messages::hear(sidecar, key, Letter::Message(message, room));
+        return messages::hear(sidecar, key.to_owned(), Letter::Message(message, room));
     }
     let sidecar = Arc::clone(sidecar);
     tokio::spawn(async move {

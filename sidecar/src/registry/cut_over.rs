@@ -123,8 +123,7 @@ impl Registry {
     /// Says what to do with something that was published for a key. It is asked in the order in which that comes.
     pub fn hear(&mut self, key: &str, published: &[u8]) -> Heard {
         let marker = published.strip_prefix(MARKER);
-        let id = self.ids.get(key);
-        let Some(it) = id.and_then(|id| self.cut_overs.0.get_mut(id)) else {
+        let Some((id, it)) = self.cut_over(key) else {
             return if marker.is_some() { Heard::Nothing } else { Heard::Message };
         };
         let is_its = marker == Some(it.marker.as_bytes());
@@ -132,8 +131,10 @@ impl Registry {
             Side::Giving(_) if is_its => Heard::Last(it.marker.clone()),
             Side::Taking(taking) if is_its && !taking.heard => {
                 taking.heard = true;
-                let marker = it.marker.clone();
-                self.end_if_whole(key);
+                let (marker, whole) = (it.marker.clone(), taking.complete);
+                if whole {
+                    self.end(id);
+                }
                 Heard::First(marker)
             }
             _ if marker.is_some() => Heard::Nothing,
@@ -155,20 +156,23 @@ impl Registry {
 
     /// The last owner has passed on all that came before the marker.
     pub fn complete_cut_over(&mut self, key: &str, marker: &str) {
-        let it = self.ids.get(key).and_then(|id| self.cut_overs.0.get_mut(id));
-        if let Some(CutOver { side: Side::Taking(taking), .. }) = it.filter(|it| it.marker == marker) {
+        let Some((id, it)) = self.cut_over(key).filter(|(_, it)| it.marker == marker) else { return };
+        if let Side::Taking(taking) = &mut it.side {
             taking.complete = true;
-            self.end_if_whole(key);
+            if taking.heard {
+                self.end(id);
+            }
         }
     }
 
-    fn end_if_whole(&mut self, key: &str) {
-        let it = self.ids.get(key).and_then(|id| self.cut_overs.0.get(id));
-        let Some(CutOver { side: Side::Taking(Taking { heard: true, complete: true, .. }), marker, .. }) = it else {
-            return;
-        };
-        let marker = marker.clone();
-        self.end_cut_over(key, &marker);
+    fn cut_over(&mut self, key: &str) -> Option<(KeyId, &mut CutOver)> {
+        let id = *self.ids.get(key)?;
+        Some((id, self.cut_overs.0.get_mut(&id)?))
+    }
+
+    fn end(&mut self, id: KeyId) {
+        self.cut_overs.0.remove(&id);
+        self.forget_if_empty(id);
     }
 
     /// Whether the cut-over with this marker is under way.
@@ -178,12 +182,8 @@ impl Registry {
 
     /// Ends the cut-over with this marker; says whether there was one.
     pub fn end_cut_over(&mut self, key: &str, marker: &str) -> bool {
-        let under_way = self.is_cut_over(key, marker);
-        if let Some(id) = self.ids.get(key).copied().filter(|_| under_way) {
-            self.cut_overs.0.remove(&id);
-            self.forget_if_empty(id);
-        }
-        under_way
+        let under_way = self.cut_over(key).filter(|(_, it)| it.marker == marker).map(|(id, _)| id);
+        under_way.inspect(|id| self.end(*id)).is_some()
     }
 
     /// Ends those that have taken too long: Redis, or the other sidecar, is away.
@@ -191,8 +191,7 @@ impl Registry {
         let late = self.cut_overs.0.iter().filter(|(_, it)| it.until <= now);
         let late: Vec<KeyId> = late.map(|(id, _)| *id).collect();
         for id in late {
-            self.cut_overs.0.remove(&id);
-            self.forget_if_empty(id);
+            self.end(id);
         }
     }
 
@@ -211,8 +210,9 @@ impl Registry {
             let Some(owner) = standing.and_then(|standing| standing.owner) else { continue };
             let heard = listens && self.has_audience(id);
             let entry = &mut self.keys[id];
-            let away = entry.state.tell_away() + std::mem::take(&mut entry.expected);
-            let receivers = std::mem::take(&mut entry.away_receivers) + std::mem::take(&mut entry.expected_receivers);
+            let evicted = entry.state.tell_away();
+            let (expected, receivers) = entry.send_on();
+            let away = evicted + expected;
             if away > 0 || receivers > 0 {
                 let marker = heard.then(|| self.cut_overs.give(id, &owner, now)).flatten();
                 all.entry(owner).or_default().push(Returning { key: (*key).into(), away, receivers, marker });
@@ -224,13 +224,18 @@ impl Registry {
 
     /// Learns which connections are on their way here. Those of keys that are not ours are left out.
     pub fn hear_returns(&mut self, keys: Vec<Returning>, now: Instant) {
-        for Returning { key, away, receivers, marker } in keys {
-            if self.view.standing(&key).is_some_and(|standing| standing.mine) {
-                self.expect(&key, away, receivers);
-                if let Some(marker) = marker {
-                    self.take_over(&key, marker, now);
-                }
+        for returning in keys {
+            if self.view.standing(&returning.key).is_some_and(|standing| standing.mine) {
+                self.await_returning(returning, now);
             }
+        }
+    }
+
+    /// Remembers what the last owner of a key has said of connections on their way here.
+    pub fn await_returning(&mut self, Returning { key, away, receivers, marker }: Returning, now: Instant) {
+        self.expect(&key, away, receivers);
+        if let Some(marker) = marker {
+            self.take_over(&key, marker, now);
         }
     }
 }

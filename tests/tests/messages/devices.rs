@@ -44,7 +44,7 @@ async fn each_device_of_a_key_gets_what_the_answer_says_before_during_and_after_
     const KEYS: usize = 60;
     const DEVICES: u64 = 3;
     let mut pool = Pool::new(&["a", "b", "c"], 2).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
+    let entries = pool.entries();
     let mut crowd = Crowd::default();
     for _ in 0..DEVICES {
         crowd.join_users(KEYS, &entries).await;

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use harness::frames::{opcode, plain};
 use harness::redis::{Redis, publish};
 use harness::wait::equal;
-use harness::{Client, Crowd, Wire, until};
+use harness::{Client, Wire, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
@@ -63,11 +63,9 @@ async fn what_is_published_faster_than_its_client_reads_costs_bounded_memory_is_
     let mut slow = Wire::dial(pool.sidecars[0].listen).await;
     slow.send(harness::wire::HANDSHAKE).await;
     slow.head().await;
-    let mut others = Crowd::default();
-    others.join_users(OTHERS, &[pool.sidecars[0].listen, pool.sidecars[1].listen]).await;
+    let others = pool.users(OTHERS).await;
     listens(&pool, OTHERS + 3).await;
-    let memory = |pool: &mut Pool| pool.sidecars.iter_mut().map(|sidecar| sidecar.process().memory()).sum::<u64>();
-    let before = memory(&mut pool);
+    let before = pool.memory();
     let flooding = tokio::spawn(flood(redis.address, channel("ann"), MESSAGES, PER_SECOND));
     let client = redis.client().await;
     let mut sent: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
@@ -79,7 +77,7 @@ async fn what_is_published_faster_than_its_client_reads_costs_bounded_memory_is_
         assert_eq!(publish(&client, &channel(&key), text.as_bytes()).await, 1);
         texts.push(text);
         published += 1;
-        most = most.max(memory(&mut pool));
+        most = most.max(pool.memory());
         tokio::time::sleep(PAUSE).await;
     }
     let took = flooding.await.expect("all of it");
@@ -119,12 +117,10 @@ async fn while_redis_hangs_clients_come_and_go_and_senders_get_right_answers_for
     const PASSERS_BY: usize = 20;
     let redis = Redis::start().await;
     let mut pool = pool(&redis, &["a", "b"], 2).await;
-    let entries = [pool.sidecars[0].listen, pool.sidecars[1].listen];
-    let mut crowd = Crowd::default();
-    crowd.join_users(KEYS, &entries).await;
+    let entries = pool.entries();
+    let crowd = pool.users(KEYS).await;
     listens(&pool, KEYS + 2).await;
-    let memory = |pool: &mut Pool| pool.sidecars.iter_mut().map(|sidecar| sidecar.process().memory()).sum::<u64>();
-    let before = memory(&mut pool);
+    let before = pool.memory();
     redis.hang();
     let senders = Senders::start(&pool.all(), KEYS, 1);
     let mut most = 0;
@@ -133,11 +129,11 @@ async fn while_redis_hangs_clients_come_and_go_and_senders_get_right_answers_for
             Client::connect(entries[number % 2], &format!("passer-by-{round}-{number}")).await.check().await;
         };
         join_all((0..PASSERS_BY).map(pass)).await;
-        most = most.max(memory(&mut pool));
+        most = most.max(pool.memory());
     }
     away(&pool).await;
     senders.more(1_000).await;
-    most = most.max(memory(&mut pool));
+    most = most.max(pool.memory());
     let mut sent = texts(senders.stop().await);
     heard_exactly(&crowd, &sent).await;
     println!("{} MB more", (most - before) >> 20);

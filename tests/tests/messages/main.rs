@@ -11,8 +11,10 @@ mod redis;
 mod rooms;
 mod trust;
 
+use std::net::SocketAddr;
+
 use harness::http::{Answer, refused};
-use harness::{App, Guestbook, Plan, Sidecar};
+use harness::{App, Crowd, Guestbook, Plan, Sidecar};
 use ring::settings::{Messages, Settings};
 use serde_json::Value;
 
@@ -54,6 +56,22 @@ impl Pool {
 
     fn all(&self) -> Vec<&Sidecar> {
         self.sidecars.iter().collect()
+    }
+
+    fn entries(&self) -> Vec<SocketAddr> {
+        self.sidecars.iter().map(|sidecar| sidecar.listen).collect()
+    }
+
+    /// So many clients with a key of their own each, which come in at any server.
+    async fn users(&self, count: usize) -> Crowd {
+        let mut crowd = Crowd::default();
+        crowd.join_users(count, &self.entries()).await;
+        crowd
+    }
+
+    /// What all sidecars take up, in bytes.
+    fn memory(&mut self) -> u64 {
+        self.sidecars.iter_mut().map(|sidecar| sidecar.process().memory()).sum()
     }
 
     async fn metric(&self, series: &str) -> u64 {

@@ -138,9 +138,7 @@ pub(super) async fn heard_exactly(crowd: &Crowd, sent: &BTreeMap<String, Vec<Vec
 async fn messages_to_a_thousand_keys_arrive_once_and_in_order_before_during_and_after_a_scale_up() {
     const KEYS: usize = 1_000;
     let mut pool = Pool::new(&["a", "b", "c"], 2).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
-    let mut crowd = Crowd::default();
-    crowd.join_users(KEYS, &entries).await;
+    let crowd = pool.users(KEYS).await;
     let senders = Senders::start(&pool.all(), KEYS, 1);
     senders.more(1_000).await;
     pool.give(&[0, 1, 2]).await;

@@ -43,6 +43,16 @@ pub(super) async fn pool(redis: &Redis, names: &[&str], holding: usize) -> Pool 
     Pool::with(names, holding, settings(&file)).await
 }
 
+/// A pool with a cluster of so many shards, and the URL of that.
+async fn sharded(shards: u16, names: &[&str], holding: usize) -> (Vec<Redis>, String, Pool) {
+    let servers = redis::cluster(shards).await;
+    let url = format!("redis-cluster://{}", servers[0].address);
+    let file = servers[0].path("url");
+    std::fs::write(&file, &url).expect("a file in a temporary folder");
+    let pool = Pool::with(names, holding, settings(&file)).await;
+    (servers, url, pool)
+}
+
 /// Waits until the sidecars listen to so many channels, and know that they do.
 pub(super) async fn listens(pool: &Pool, channels: usize) {
     until("all channels are listened to", async || {
@@ -100,9 +110,7 @@ async fn what_is_published_for_a_thousand_keys_arrives_once_and_in_order_before_
     let redis = Redis::start().await;
     let url = redis.url();
     let mut pool = pool(&redis, &["a", "b", "c"], 2).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
-    let mut crowd = Crowd::default();
-    crowd.join_users(KEYS, &entries).await;
+    let crowd = pool.users(KEYS).await;
     listens(&pool, KEYS + 3).await;
     let mut sent = publish_all(&url, "before", KEYS, 2_000).await;
     heard_exactly(&crowd, &sent).await;
@@ -129,9 +137,7 @@ async fn what_is_published_for_keys_that_move_on_as_they_arrive_arrives_once_and
     let redis = Redis::start().await;
     let url = redis.url();
     let mut pool = pool(&redis, &["a", "b", "c"], 1).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
-    let mut crowd = Crowd::default();
-    crowd.join_users(KEYS, &entries).await;
+    let crowd = pool.users(KEYS).await;
     listens(&pool, KEYS + 3).await;
     let stop = Arc::new(AtomicBool::new(false));
     let goes_on = {
@@ -288,11 +294,7 @@ async fn a_user_that_may_not_publish_is_named_in_the_log_and_keys_are_heard_wher
 
 #[tokio::test]
 async fn a_cluster_of_shards_is_listened_to_where_each_key_is() {
-    let servers = redis::cluster(3).await;
-    let url = format!("redis-cluster://{}", servers[0].address);
-    let file = servers[0].path("url");
-    std::fs::write(&file, &url).expect("a file in a temporary folder");
-    let pool = Pool::with(&["a", "b"], 2, settings(&file)).await;
+    let (_servers, url, pool) = sharded(3, &["a", "b"], 2).await;
     let keys: Vec<_> = pool.sidecars.iter().flat_map(|sidecar| pool.plan.keys_of(sidecar, 20)).collect();
     let mut clients = Vec::new();
     for key in &keys {
@@ -310,11 +312,7 @@ async fn a_cluster_of_shards_is_listened_to_where_each_key_is() {
 
 #[tokio::test]
 async fn a_channel_that_goes_to_another_shard_is_listened_to_there() {
-    let servers = redis::cluster(3).await;
-    let url = format!("redis-cluster://{}", servers[0].address);
-    let file = servers[0].path("url");
-    std::fs::write(&file, &url).expect("a file in a temporary folder");
-    let pool = Pool::with(&["a"], 1, settings(&file)).await;
+    let (servers, url, pool) = sharded(3, &["a"], 1).await;
     let mut clients = Vec::new();
     for key in ["ann", "bob", "cid"] {
         clients.push((key, Client::connect(pool.sidecars[0].listen, key).await));
@@ -333,7 +331,7 @@ async fn heard_at_shards(url: &str, clients: &mut [(&str, Client)], text: &str) 
     for (key, client) in clients {
         until("it is heard at its shard", async || {
             let publisher = redis::client(url, None).await;
-            equal(&publish(&publisher, &channel(key), text.as_bytes()).await, &1)
+            equal(&redis::try_publish(&publisher, &channel(key), text.as_bytes()).await?, &1)
         })
         .await;
         assert_eq!(client.hear().await, Message::text(text));
@@ -371,14 +369,8 @@ async fn a_user_that_may_not_listen_in_a_cluster_is_said() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channels_of_shards_are_cut_as_their_keys_move() {
     const KEYS: usize = 600;
-    let servers = redis::cluster(3).await;
-    let url = format!("redis-cluster://{}", servers[0].address);
-    let file = servers[0].path("url");
-    std::fs::write(&file, &url).expect("a file in a temporary folder");
-    let mut pool = Pool::with(&["a", "b", "c"], 2, settings(&file)).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
-    let mut crowd = Crowd::default();
-    crowd.join_users(KEYS, &entries).await;
+    let (_servers, url, mut pool) = sharded(3, &["a", "b", "c"], 2).await;
+    let crowd = pool.users(KEYS).await;
     listens(&pool, KEYS + 3).await;
     pool.give(&[0, 1, 2]).await;
     let [a, b] = [&pool.sidecars[0], &pool.sidecars[1]];

@@ -9,16 +9,21 @@ use crate::devices::heard_as_told;
 use crate::moves::{Senders, heard_exactly, texts};
 use crate::{Pool, happened};
 
+/// So many connections of one key, which come in at any server.
+async fn room(pool: &Pool, members: u64) -> Crowd {
+    let mut crowd = Crowd::default();
+    for _ in 0..members {
+        crowd.join("user-0", &pool.entries());
+    }
+    crowd.settled().await;
+    crowd
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_in_a_room_of_three_hundred_gets_all_that_other_servers_send_there_in_order() {
     const MEMBERS: u64 = 300;
     let pool = Pool::new(&["a", "b", "c"], 3).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
-    let mut crowd = Crowd::default();
-    for _ in 0..MEMBERS {
-        crowd.join("user-0", &entries);
-    }
-    crowd.settled().await;
+    let crowd = room(&pool, MEMBERS).await;
     let owner = pool.plan.owner("user-0");
     let others: Vec<_> = pool.sidecars.iter().filter(|sidecar| sidecar.name != owner).collect();
     let senders = Senders::start(&others, 1, MEMBERS);
@@ -31,12 +36,7 @@ async fn everybody_in_a_room_of_three_hundred_gets_all_that_other_servers_send_t
 async fn a_room_that_moves_gets_what_is_sent_there_meanwhile() {
     const MEMBERS: u64 = 200;
     let mut pool = Pool::new(&["a", "b", "c"], 1).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
-    let mut crowd = Crowd::default();
-    for _ in 0..MEMBERS {
-        crowd.join("user-0", &entries);
-    }
-    crowd.settled().await;
+    let crowd = room(&pool, MEMBERS).await;
     let senders = Senders::start(&pool.all(), 1, MEMBERS);
     senders.more(50).await;
     pool.give(&[1]).await;
@@ -61,9 +61,7 @@ async fn what_several_senders_send_to_everybody_at_once_reaches_each_of_a_thousa
     const SENDERS: usize = 12;
     const MESSAGES: usize = 5;
     let pool = Pool::new(&["a", "b", "c"], 3).await;
-    let entries: Vec<_> = pool.sidecars.iter().map(|sidecar| sidecar.listen).collect();
-    let mut crowd = Crowd::default();
-    crowd.join_users(CLIENTS, &entries).await;
+    let crowd = pool.users(CLIENTS).await;
     let mut senders = JoinSet::new();
     for sender in 0..SENDERS {
         let api = pool.sidecars[sender % pool.sidecars.len()].api.expect("a local API");
